@@ -1,0 +1,1 @@
+"""Everything that learns. Imports neither Dagster, dbt, Feast nor DuckDB."""

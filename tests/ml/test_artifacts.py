@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ml import artifacts
+from ml.artifacts import ArtifactError, Manifest, publish
+
+
+def test_publish_replaces_whole_folder(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    with publish(target) as staging:
+        (staging / "a").write_text("1")
+    with publish(target) as staging:
+        (staging / "b").write_text("2")
+    assert [p.name for p in target.iterdir()] == ["b"]
+    assert [p.name for p in tmp_path.iterdir()] == ["thing"]
+
+
+def test_publish_that_fails_leaves_what_stood(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    with publish(target) as staging:
+        (staging / "a").write_text("1")
+    with pytest.raises(RuntimeError, match="disk"), publish(target) as staging:
+        (staging / "a").write_text("half")
+        raise RuntimeError("disk")
+    assert (target / "a").read_text() == "1"
+    assert [p.name for p in tmp_path.iterdir()] == ["thing"]
+
+
+def test_publish_without_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "_exchange", lambda left, right: False)
+    test_publish_replaces_whole_folder(tmp_path)
+
+
+def test_current_needs_a_complete_version(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no live version"):
+        artifacts.current(tmp_path)
+    (tmp_path / "v1").mkdir()
+    with pytest.raises(ArtifactError, match="incomplete"):
+        artifacts.set_current(tmp_path, "v1")
+    artifacts.write_manifest(tmp_path / "v1", Manifest(kind="index", version="v1"))
+    artifacts.set_current(tmp_path, "v1")
+    assert artifacts.current(tmp_path) == tmp_path / "v1"
+
+
+def test_manifest_kind_is_checked(tmp_path: Path) -> None:
+    artifacts.write_manifest(tmp_path, Manifest(kind="index", version="v1", metrics={"recall": 0.99}))
+    assert artifacts.read_manifest(tmp_path, "index").metrics == {"recall": 0.99}
+    with pytest.raises(ArtifactError, match="holds a index, not a tokenizer"):
+        artifacts.read_manifest(tmp_path, "tokenizer")
+
+
+def test_hashes_depend_on_content_alone(tmp_path: Path) -> None:
+    assert artifacts.hash_json({"a": 1, "b": 2}) == artifacts.hash_json({"b": 2, "a": 1})
+    assert artifacts.hash_bytes(b"ab", b"c") != artifacts.hash_bytes(b"a", b"bc")
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text("same")
+        artifacts.write_manifest(tmp_path / name, Manifest(kind="k", version=name))
+    assert artifacts.hash_folder(tmp_path / "x") == artifacts.hash_folder(tmp_path / "y")
