@@ -1,0 +1,1 @@
+"""One honest evaluation for every recommender: splits, metrics, slices, significance, gates."""

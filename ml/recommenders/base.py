@@ -1,0 +1,148 @@
+"""What every recommender is to the rest of Tessera, and the few functions that all of them share.
+
+A recommender is a class with three class attributes, made from validated parameters alone (``cls(params)``):
+
+``kind``
+    its name in a recipe;
+``Params``
+    the pydantic model (``extra="forbid"``) of its parameters;
+``training_free``
+    whether it only counts. Such a recommender is a baseline, and can be champion without passing a gate.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from ml.artifacts import read_json, write_json
+from ml.evaluation.splits import Split
+from ml.histories import NO_ITEM, Histories
+
+if TYPE_CHECKING:
+    from ml.snapshot import Catalogue
+
+CONFIG = "recommender.json"
+WEIGHTS = "weights.safetensors"
+
+
+class RecommenderParams(BaseModel):
+    """Base of all parameters: unknown names are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+P = TypeVar("P", bound=RecommenderParams)
+
+
+class Recommender(Protocol):
+    """Histories in, items out."""
+
+    kind: ClassVar[str]
+    Params: ClassVar[type[RecommenderParams]]
+    training_free: ClassVar[bool]
+    params: Any
+
+    def __init__(self, params: Any) -> None: ...
+
+    def fit(self, split: Split, catalogue: Catalogue, seed: int) -> dict[str, Any]:
+        """Learn from ``split.train``; ``split.valid`` may only decide when to stop.
+
+        Returns
+        -------
+        A JSON-able report. Its key ``refit``, where present, maps parameters to what this fit found for them
+        (for example the number of epochs): protocol ``full``, which has no validation, is trained with them.
+        """
+        ...
+
+    def recommend(
+        self, histories: Histories, k: int, exclude_history: bool = True
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return the ``k`` best items of each history, best first, equal scores by lower item index.
+
+        Returns
+        -------
+        Items int32 [n, k] and scores float32 [n, k]; -1 and -inf where there are fewer than ``k``.
+        """
+        ...
+
+    def item_vectors(self) -> NDArray[np.float32] | None:
+        """Return float32 [n_items, d] whose inner product with a query vector is the score, or None."""
+        ...
+
+    def query_vectors(self, histories: Histories) -> NDArray[np.float32] | None:
+        """Return float32 [n, d], or None where there are no item vectors."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write into an existing folder: `write_config`, and tensors as safetensors."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path, catalogue: Catalogue) -> Self:
+        """Read what `save` wrote."""
+        ...
+
+
+def write_config(folder: Path, recommender: Recommender) -> None:
+    """Write the kind and parameters that `ml.recommenders.load_recommender` dispatches on."""
+    write_json(
+        folder / CONFIG, {"kind": recommender.kind, "params": recommender.params.model_dump(mode="json")}
+    )
+
+
+def read_params(folder: Path, params: type[P]) -> P:
+    """Read the parameters that `write_config` wrote."""
+    return params.model_validate(read_json(folder / CONFIG)["params"])
+
+
+def item_counts(histories: Histories, n_items: int) -> NDArray[np.int64]:
+    """Return how often each item occurs, int64 [n_items]."""
+    return np.bincount(histories.items, minlength=n_items)
+
+
+def mask_history(scores: torch.Tensor, histories: Histories) -> None:
+    """Set the scores [n, n_items] of each row's history items to -inf, in place."""
+    rows = torch.from_numpy(histories.users).to(scores.device)
+    columns = torch.from_numpy(histories.items.astype(np.int64)).to(scores.device)
+    scores[rows, columns] = -torch.inf
+
+
+def top_k(scores: torch.Tensor, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the ``k`` best columns of each row, best first, equal scores by lower column.
+
+    Parameters
+    ----------
+    scores
+        float [n, n_items]; -inf means never.
+    k
+        May exceed n_items.
+
+    Returns
+    -------
+    Items int32 [n, k] and scores float32 [n, k]; -1 and -inf where there are fewer than ``k``.
+    """
+    n, width = scores.shape
+    wide = min(k + 1, width)
+    values, index = torch.topk(scores, wide, dim=1)
+    if wide > k > 0:
+        # `topk` may keep any of several equal scores at the border: only those rows need a full stable sort.
+        tied = (values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)
+        if bool(tied.any()):
+            order = torch.sort(scores[tied], dim=1, descending=True, stable=True)
+            values[tied], index[tied] = order.values[:, :wide], order.indices[:, :wide]
+    values, index = values[:, :k], index[:, :k]
+    index, by_index = torch.sort(index, dim=1)
+    values, by_value = torch.sort(values.gather(1, by_index), dim=1, descending=True, stable=True)
+    index = index.gather(1, by_value)
+    index = torch.where(values == -torch.inf, NO_ITEM, index)
+    items = np.full((n, k), NO_ITEM, dtype=np.int32)
+    best = np.full((n, k), -np.inf, dtype=np.float32)
+    items[:, : values.shape[1]] = index.cpu().numpy()
+    best[:, : values.shape[1]] = values.float().cpu().numpy()
+    return items, best

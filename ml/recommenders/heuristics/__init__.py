@@ -1,0 +1,1 @@
+"""Recommenders that count and learn nothing: the bar for every other one."""

@@ -1,0 +1,243 @@
+"""The training snapshot: the one thing that training reads.
+
+A snapshot is a content-addressed folder that can be copied to any machine and trained from there. It holds the
+histories and the catalogue; the splits follow from the histories (`ml.evaluation.splits`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from ml.artifacts import (
+    ArtifactError,
+    Manifest,
+    hash_inputs,
+    hash_json,
+    is_complete,
+    publish,
+    read_manifest,
+    write_manifest,
+)
+from ml.evaluation.splits import cutoffs
+from ml.histories import NO_ITEM, Histories, read_histories
+
+KIND = "snapshot"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items; the place of an item is its index everywhere in ``ml``.
+
+    Parameters
+    ----------
+    item_ids
+        Sorted.
+    titles
+        Empty where unknown.
+    categories
+        Coarse to fine; empty where unknown.
+    vectors
+        float32 [n_items, d], fused; rows of zeros where unknown; d may be 0.
+    codes
+        int32 [n_items, levels], semantic IDs; rows of -1 where an item has none; levels may be 0.
+    code_sizes
+        Size of the code book of each level: every code of level ``l`` is below ``code_sizes[l]``.
+    """
+
+    item_ids: list[str]
+    titles: list[str]
+    categories: list[list[str]]
+    vectors: NDArray[np.float32]
+    codes: NDArray[np.int32]
+    code_sizes: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot in memory; ``manifest.version`` names its content."""
+
+    folder: Path
+    user_ids: list[str]
+    histories: Histories
+    event_type_names: list[str]
+    catalogue: Catalogue
+    manifest: Manifest
+
+
+def write_snapshot(marts: Path, semantic_ids: Path | None, vectors: Path | None, out: Path) -> Path:
+    """Cut a snapshot; return at once where one of the same inputs is complete.
+
+    Parameters
+    ----------
+    marts
+        Folder with ``user_histories.parquet`` and ``dim_items.parquet``.
+    semantic_ids
+        A version folder with ``codes.safetensors`` and ``items.parquet``; None leaves items without codes.
+    vectors
+        A version folder with ``vectors.safetensors`` and ``items.parquet``; None leaves items without vectors.
+    out
+        Folder of snapshots.
+
+    Returns
+    -------
+    ``out/HASH``, HASH being that of the inputs' bytes.
+
+    Raises
+    ------
+    ArtifactError
+        If an input is missing, malformed, or names items that the catalogue lacks.
+    """
+    sources = {"user_histories": marts / "user_histories.parquet", "dim_items": marts / "dim_items.parquet"}
+    sources |= {
+        name: path
+        for name, path in (("semantic_ids", semantic_ids), ("vectors", vectors))
+        if path is not None
+    }
+    for path in sources.values():
+        if not path.exists():
+            raise ArtifactError(f"{path} does not exist")
+    inputs = hash_inputs(sources)
+    version = hash_json({"format": _FORMAT, **inputs})
+    target = out / version
+    if is_complete(target):
+        return target
+    catalogue = _read_catalogue(sources["dim_items"], semantic_ids, vectors)
+    user_ids, histories, event_types = read_histories(sources["user_histories"], catalogue.item_ids)
+    with publish(target) as folder:
+        _write_tables(folder, user_ids, histories, catalogue)
+        metrics = {
+            "users": len(user_ids),
+            "items": len(catalogue),
+            "events": len(histories.items),
+            "temporal_cutoffs_us": cutoffs(histories),
+        }
+        recipe = {
+            "format": _FORMAT,
+            "event_type_names": event_types,
+            "code_sizes": catalogue.code_sizes,
+            "semantic_ids": semantic_ids.name if semantic_ids else None,
+            "vectors": vectors.name if vectors else None,
+        }
+        write_manifest(
+            folder, Manifest(kind=KIND, version=version, inputs=inputs, recipe=recipe, metrics=metrics)
+        )
+    return target
+
+
+def load_snapshot(folder: Path) -> Snapshot:
+    """Read a snapshot.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder holds no complete snapshot of this format.
+    """
+    manifest = read_manifest(folder, KIND)
+    if manifest.recipe.get("format") != _FORMAT:
+        raise ArtifactError(f"{folder} has format {manifest.recipe.get('format')}; this code reads {_FORMAT}")
+    try:
+        items = pq.read_table(folder / "items.parquet")
+        user_ids = pq.read_table(folder / "users.parquet")["user_id"].to_pylist()
+        events = load_file(folder / "histories.safetensors")
+        arrays = load_file(folder / "catalogue.safetensors")
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactError(f"{folder} is damaged: {str(error).splitlines()[0]}") from None
+    return Snapshot(
+        folder,
+        user_ids,
+        Histories(events["offsets"], events["items"], events["event_types"], events["times"]),
+        manifest.recipe["event_type_names"],
+        Catalogue(
+            items["item_id"].to_pylist(),
+            items["title"].to_pylist(),
+            items["categories"].to_pylist(),
+            arrays["vectors"],
+            arrays["codes"],
+            tuple(manifest.recipe["code_sizes"]),
+        ),
+        manifest,
+    )
+
+
+def _write_tables(folder: Path, user_ids: list[str], histories: Histories, catalogue: Catalogue) -> None:
+    save_file(
+        {
+            "offsets": histories.offsets,
+            "items": histories.items,
+            "event_types": histories.event_types,
+            "times": histories.times,
+        },
+        folder / "histories.safetensors",
+    )
+    save_file({"vectors": catalogue.vectors, "codes": catalogue.codes}, folder / "catalogue.safetensors")
+    pq.write_table(pa.table({"user_id": pa.array(user_ids, pa.string())}), folder / "users.parquet")
+    items = {
+        "item_id": pa.array(catalogue.item_ids, pa.string()),
+        "title": pa.array(catalogue.titles, pa.string()),
+        "categories": pa.array(catalogue.categories, pa.list_(pa.string())),
+    }
+    pq.write_table(pa.table(items), folder / "items.parquet", compression="zstd")
+
+
+def _read_catalogue(dim_items: Path, semantic_ids: Path | None, vectors: Path | None) -> Catalogue:
+    try:
+        table = pq.read_table(dim_items, columns=["item_id", "title", "categories"]).sort_by("item_id")
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtifactError(f"{dim_items} cannot be read: {str(error).splitlines()[0]}") from None
+    if missing := {"item_id", "title", "categories"} - set(table.column_names):
+        raise ArtifactError(f"{dim_items} lacks the column {sorted(missing)[0]}")
+    item_ids = table["item_id"].to_pylist()
+    if len(set(item_ids)) < len(item_ids):
+        raise ArtifactError(f"{dim_items} names an item twice")
+    codes = _aligned(semantic_ids, "codes", item_ids, np.int32(NO_ITEM))
+    return Catalogue(
+        item_ids,
+        pc.fill_null(table["title"], "").to_pylist(),
+        [value or [] for value in table["categories"].to_pylist()],
+        _aligned(vectors, "vectors", item_ids, np.float32(0)),
+        codes,
+        _code_sizes(semantic_ids, codes),
+    )
+
+
+def _aligned(
+    folder: Path | None, name: str, item_ids: list[str], fill: np.int32 | np.float32
+) -> NDArray[Any]:
+    """Bring the rows of an artefact into catalogue order."""
+    if folder is None:
+        return np.full((len(item_ids), 0), fill)
+    try:
+        rows = load_file(folder / f"{name}.safetensors")[name].astype(fill.dtype)
+        ids = pq.read_table(folder / "items.parquet", columns=["item_id"])["item_id"]
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
+        raise ArtifactError(f"{folder} holds no {name}: {str(error).splitlines()[0]}") from None
+    if len(ids) != len(rows):
+        raise ArtifactError(f"{folder} holds {len(rows)} rows of {name} for {len(ids)} items")
+    place = pc.index_in(ids, value_set=pa.array(item_ids, pa.string()))
+    known = place.is_valid().to_numpy()
+    out = np.full((len(item_ids), rows.shape[1]), fill)
+    out[place.drop_null().to_numpy()] = rows[known]
+    return out
+
+
+def _code_sizes(semantic_ids: Path | None, codes: NDArray[np.int32]) -> tuple[int, ...]:
+    """Take the sizes that the tokenizer states, widened to what is used: the last, de-duplicating code grows."""
+    if semantic_ids is None or codes.shape[1] == 0:
+        return ()
+    used = codes.max(axis=0, initial=-1) + 1
+    stated = read_manifest(semantic_ids).recipe.get("code_sizes", []) if is_complete(semantic_ids) else []
+    stated = [*stated, *[0] * (codes.shape[1] - len(stated))]
+    return tuple(int(max(a, b)) for a, b in zip(stated, used, strict=True))
