@@ -148,4 +148,4 @@ def _temporal(histories: Histories) -> Split:
 def _queries(histories: Histories, users: NDArray[np.int64], known: NDArray[np.int64]) -> Queries:
     """Ask for the event that follows the first ``known[u]`` of each of ``users``."""
     targets = histories.items[histories.offsets[users] + known[users]]
-    return Queries(users.astype(np.int32), histories.head(known).rows(users), targets)
+    return Queries(users.astype(np.int32), histories.rows(users).head(known[users]), targets)
