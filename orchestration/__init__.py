@@ -1,0 +1,1 @@
+"""The Dagster project: assets, checks, jobs, schedules and sensors. The only package that may import every other one."""

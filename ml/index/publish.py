@@ -1,0 +1,87 @@
+"""Publish an index as a version, and load it back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from ml.artifacts import (
+    ArtifactError,
+    Manifest,
+    hash_bytes,
+    hash_file,
+    hash_json,
+    is_complete,
+    package_versions,
+    publish,
+    read_manifest,
+    set_current,
+    write_manifest,
+)
+from ml.index.build import IndexSpec
+
+KIND = "index"
+
+
+def publish_index(
+    out: Path,
+    index: Any,
+    spec: IndexSpec,
+    vectors: NDArray[np.float32],
+    inputs: dict[str, str],
+    metrics: dict[str, Any],
+) -> Path:
+    """Write ``out/VERSION`` and return it; the version names the vectors, the setting and the inputs.
+
+    The folder holds ``index.faiss``, the vectors it was built on (``vectors.safetensors``, ``[n_items, d]``
+    float32) and the manifest. A version is made live by :func:`make_live`, once its checks have passed.
+    """
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    content = hash_bytes(str(vectors.shape).encode(), vectors.data.cast("B"))
+    version = hash_json({"vectors": content, "spec": spec.model_dump(), "inputs": inputs})
+    folder = out / version
+    if is_complete(folder):
+        return folder
+    import faiss
+
+    with publish(folder) as staging:
+        faiss.write_index(index, str(staging / "index.faiss"))
+        save_file({"vectors": vectors}, staging / "vectors.safetensors")
+        write_manifest(
+            staging,
+            Manifest(
+                kind=KIND,
+                version=version,
+                inputs=inputs | {"vectors": content, "index.faiss": hash_file(staging / "index.faiss")},
+                recipe=spec.model_dump(),
+                packages=package_versions("faiss-cpu", "numpy"),
+                metrics=metrics,
+            ),
+        )
+    return folder
+
+
+def make_live(folder: Path) -> None:
+    """Point ``CURRENT`` at a published index."""
+    set_current(folder.parent, folder.name)
+
+
+def load_index(folder: Path) -> tuple[Any, NDArray[np.float32], Manifest]:
+    """Load a published index with the vectors it was built on.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder is no complete index, or if the file is not the one that was published.
+    """
+    import faiss
+
+    manifest = read_manifest(folder, KIND)
+    path = folder / "index.faiss"
+    if not path.is_file() or hash_file(path) != manifest.inputs["index.faiss"]:
+        raise ArtifactError(f"{path} is missing or differs from what was published")
+    return faiss.read_index(str(path)), load_file(folder / "vectors.safetensors")["vectors"], manifest
