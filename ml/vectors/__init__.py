@@ -1,0 +1,1 @@
+"""Items as vectors: what their text says, what their neighbours in histories say, and both together."""

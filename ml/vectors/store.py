@@ -1,0 +1,79 @@
+"""The vectors artefact: ``vectors/NAME/VERSION/{vectors.safetensors, items.parquet, manifest.json}``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from ml.artifacts import ArtifactError, Manifest, publish, read_manifest, set_current, write_manifest
+
+KIND = "vectors"
+
+
+def save_vectors(
+    out: Path,
+    manifest: Manifest,
+    item_ids: list[str],
+    vectors: NDArray[np.float32],
+    **columns: list[str],
+) -> Path:
+    """Publish ``out/VERSION`` and make it the live version of ``out``.
+
+    Parameters
+    ----------
+    out
+        Folder of versions.
+    manifest
+        Birth certificate; its version names the folder.
+    item_ids
+        One identifier a row.
+    vectors
+        Float32 of shape ``[len(item_ids), width]``.
+    **columns
+        Further string columns of ``items.parquet``.
+    """
+    target = out / manifest.version
+    with publish(target) as folder:
+        save_file(
+            {"vectors": np.ascontiguousarray(vectors, dtype=np.float32)}, folder / "vectors.safetensors"
+        )
+        table = {"item_id": pa.array(item_ids, pa.string())}
+        table |= {name: pa.array(values, pa.string()) for name, values in columns.items()}
+        pq.write_table(pa.table(table), folder / "items.parquet", compression="zstd")
+        write_manifest(folder, manifest)
+    set_current(out, manifest.version)
+    return target
+
+
+def load_vectors(folder: Path) -> tuple[list[str], NDArray[np.float32]]:
+    """Read a vectors artefact.
+
+    Returns
+    -------
+    item_ids
+        Identifier of each row.
+    vectors
+        Float32 of shape ``[len(item_ids), width]``.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder is not a complete vectors artefact, or its two files disagree.
+    """
+    read_manifest(folder, KIND)
+    item_ids = read_column(folder, "item_id")
+    vectors = load_file(folder / "vectors.safetensors")["vectors"]
+    if len(item_ids) != len(vectors):
+        raise ArtifactError(f"{folder} holds {len(vectors)} vectors for {len(item_ids)} items")
+    return item_ids, vectors
+
+
+def read_column(folder: Path, name: str) -> list[str]:
+    """Read one string column of the artefact's ``items.parquet``."""
+    values: list[str] = pq.read_table(folder / "items.parquet", columns=[name])[name].to_pylist()
+    return values
