@@ -1,0 +1,1 @@
+"""What answers a request: feature lookup, engine, FastAPI app."""
