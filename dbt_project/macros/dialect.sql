@@ -1,0 +1,94 @@
+{#
+  Everything that engines spell differently. Models call these names only; a second engine is a second
+  implementation of each (`spark__...`), and a missing one fails with the macro's name.
+#}
+
+{# The UTC date of a moment. #}
+{% macro utc_date(moment) %}{{ return(adapter.dispatch('utc_date', 'tessera')(moment)) }}{% endmacro %}
+
+{% macro duckdb__utc_date(moment) -%}
+    cast({{ moment }} at time zone 'UTC' as date)
+{%- endmacro %}
+
+
+{# The UTC midnight that ends a date: the first moment at which the whole day is known. #}
+{% macro end_of_day(day) %}{{ return(adapter.dispatch('end_of_day', 'tessera')(day)) }}{% endmacro %}
+
+{% macro duckdb__end_of_day(day) -%}
+    (cast({{ day }} + 1 as timestamp) at time zone 'UTC')
+{%- endmacro %}
+
+
+{# A date, moved by a whole number of days. #}
+{% macro add_days(day, days) %}{{ return(adapter.dispatch('add_days', 'tessera')(day, days)) }}{% endmacro %}
+
+{% macro duckdb__add_days(day, days) -%}
+    ({{ day }} + {{ days }})
+{%- endmacro %}
+
+
+{# Milliseconds since 1970-01-01 UTC. #}
+{% macro epoch_ms(moment) %}{{ return(adapter.dispatch('epoch_ms', 'tessera')(moment)) }}{% endmacro %}
+
+{% macro duckdb__epoch_ms(moment) -%}
+    epoch_ms({{ moment }})
+{%- endmacro %}
+
+
+{# Days, with their fraction, from one moment to a later one. #}
+{% macro days_between(earlier, later) %}{{ return(adapter.dispatch('days_between', 'tessera')(earlier, later)) }}{% endmacro %}
+
+{% macro duckdb__days_between(earlier, later) -%}
+    ((epoch_us({{ later }}) - epoch_us({{ earlier }})) / 86400000000.0)
+{%- endmacro %}
+
+
+{# An array of a group's values in a stated order. #}
+{% macro array_of(value, order_by) %}{{ return(adapter.dispatch('array_of', 'tessera')(value, order_by)) }}{% endmacro %}
+
+{% macro duckdb__array_of(value, order_by) -%}
+    array_agg({{ value }} order by {{ order_by }})
+{%- endmacro %}
+
+
+{# An array of a type that holds nothing. #}
+{% macro empty_array(type) %}{{ return(adapter.dispatch('empty_array', 'tessera')(type)) }}{% endmacro %}
+
+{% macro duckdb__empty_array(type) -%}
+    cast([] as {{ type }}[])
+{%- endmacro %}
+
+
+{# The first element of an array; null where it is empty. #}
+{% macro first_element(array) %}{{ return(adapter.dispatch('first_element', 'tessera')(array)) }}{% endmacro %}
+
+{% macro duckdb__first_element(array) -%}
+    {{ array }}[1]
+{%- endmacro %}
+
+
+{#
+  An amount whose sums do not depend on the order of addition, as sums of doubles do: nine decimals, exact.
+  Null for what is no amount (NaN, infinities, 10^15 and beyond), lest one broken row overflow every sum it is in.
+#}
+{% macro exact_amount(value) %}{{ return(adapter.dispatch('exact_amount', 'tessera')(value)) }}{% endmacro %}
+
+{% macro duckdb__exact_amount(value) -%}
+    case when abs({{ value }}) < 1e15 then cast({{ value }} as decimal(38, 9)) end
+{%- endmacro %}
+
+
+{# Writes a query to one zstd Parquet file. #}
+{% macro write_parquet(query, path) %}{{ return(adapter.dispatch('write_parquet', 'tessera')(query, path)) }}{% endmacro %}
+
+{% macro duckdb__write_parquet(query, path) -%}
+    copy ({{ query }}) to '{{ path | replace("'", "''") }}' (format parquet, compression zstd)
+{%- endmacro %}
+
+
+{# How many elements an array has. #}
+{% macro array_length(array) %}{{ return(adapter.dispatch('array_length', 'tessera')(array)) }}{% endmacro %}
+
+{% macro duckdb__array_length(array) -%}
+    len({{ array }})
+{%- endmacro %}

@@ -1,0 +1,34 @@
+with
+
+interactions as (
+
+    select * from {{ ref('int_events__interactions') }}
+
+),
+
+versions as (
+
+    select * from {{ ref('int_items__versions') }}
+
+),
+
+described as (
+
+    select
+        interactions.event_id,
+        interactions.user_id,
+        interactions.item_id,
+        interactions.event_ts,
+        interactions.event_date,
+        interactions.arrival_date,
+        versions.category,
+        {{ exact_amount('versions.price') }} as price
+    from interactions
+    left join versions
+        on interactions.item_id = versions.item_id
+        and (versions.valid_from is null or versions.valid_from <= interactions.event_ts)
+        and (versions.valid_to is null or versions.valid_to > interactions.event_ts)
+
+)
+
+select * from described

@@ -1,0 +1,52 @@
+with
+
+versions as (
+
+    select * from {{ ref('int_items__versions') }}
+
+),
+
+events as (
+
+    select * from {{ ref('fct_events') }}
+
+),
+
+catalogue as (
+
+    select * from versions
+    where valid_to is null
+
+),
+
+seen as (
+
+    select
+        item_id,
+        min(event_ts) as first_event_ts
+    from events
+    where item_id is not null
+    group by item_id
+
+),
+
+final as (
+
+    select
+        coalesce(catalogue.item_id, seen.item_id) as item_id,
+        catalogue.title,
+        catalogue.description,
+        catalogue.brand,
+        catalogue.categories,
+        catalogue.price,
+        catalogue.attributes,
+        catalogue.valid_from,
+        seen.first_event_ts,
+        catalogue.item_id is not null as has_metadata
+    from catalogue
+    full outer join seen
+        on catalogue.item_id = seen.item_id
+
+)
+
+select * from final

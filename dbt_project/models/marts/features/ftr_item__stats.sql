@@ -1,0 +1,100 @@
+{%- set windows = {
+    7: ['impressions', 'views', 'interactions'],
+    30: ['views', 'interactions', 'purchases'],
+} -%}
+
+with
+
+arrivals as (
+
+    select * from {{ ref('int_items__arrivals') }}
+
+),
+
+audience_changes as (
+
+    select * from {{ ref('int_items__audience_changes') }}
+
+),
+
+versions as (
+
+    select * from {{ ref('int_items__versions') }}
+
+),
+
+rolling as (
+
+    {{ rolling_counts('arrivals', 'item_id', windows) }}
+
+),
+
+-- An audience changes on days on which cells enter or leave the 30 days, and `rolling` has them all.
+audiences as (
+
+    select
+        rolling.item_id,
+        rolling.day,
+        sum(coalesce(audience_changes.users_30d, 0)) over (
+            partition by rolling.item_id
+            order by rolling.day
+        ) as users_30d
+    from rolling
+    left join audience_changes
+        on rolling.item_id = audience_changes.item_id
+        and rolling.day = audience_changes.day
+
+),
+
+arrival_days as (
+
+    select
+        item_id,
+        arrival_date,
+        min(first_event_ts) as first_event_ts
+    from arrivals
+    group by item_id, arrival_date
+
+),
+
+known as (
+
+    select
+        item_id,
+        arrival_date,
+        {{ end_of_day('arrival_date') }} as known_at,
+        min(first_event_ts) over (partition by item_id order by arrival_date) as first_event_ts
+    from arrival_days
+
+),
+
+final as (
+
+    select
+        known.item_id,
+        known.known_at as event_timestamp,
+        known.known_at as created_timestamp,
+        cast(rolling.impressions_7d as bigint) as impressions_7d,
+        cast(rolling.views_7d as bigint) as views_7d,
+        cast(rolling.interactions_7d as bigint) as interactions_7d,
+        cast(rolling.interactions_30d as bigint) as interactions_30d,
+        cast(rolling.purchases_30d as bigint) as purchases_30d,
+        cast(audiences.users_30d as bigint) as users_30d,
+        cast(rolling.purchases_30d as double) / nullif(rolling.views_30d, 0) as conversion_30d,
+        {{ days_between('least(known.first_event_ts, coalesce(versions.launched_at, known.first_event_ts))', 'known.known_at') }} as age_days,
+        versions.price
+    from known
+    inner join rolling
+        on known.item_id = rolling.item_id
+        and known.arrival_date = rolling.day
+    inner join audiences
+        on known.item_id = audiences.item_id
+        and known.arrival_date = audiences.day
+    left join versions
+        on known.item_id = versions.item_id
+        and (versions.valid_from is null or versions.valid_from < known.known_at)
+        and (versions.valid_to is null or versions.valid_to >= known.known_at)
+
+)
+
+select * from final
