@@ -91,6 +91,19 @@ class Registry:
         """Return the live version, or ``None`` before the first promotion."""
         return self._alias(CHAMPION)
 
+    def previous(self) -> Version:
+        """Return the champion before the live one.
+
+        Raises
+        ------
+        ArtifactError
+            If there is none.
+        """
+        version = self._alias(PREVIOUS)
+        if version is None:
+            raise ArtifactError("there is no earlier champion to go back to")
+        return version
+
     def rollback(self) -> Version:
         """Exchange the champion with the version before it.
 
@@ -99,9 +112,8 @@ class Registry:
         ArtifactError
             If there is no version to go back to.
         """
-        live, previous = self._alias(CHAMPION), self._alias(PREVIOUS)
-        if live is None or previous is None:
-            raise ArtifactError("there is no earlier champion to go back to")
+        live, previous = self._alias(CHAMPION), self.previous()
+        assert live is not None, "a previous champion implies a live one"
         self.client.set_registered_model_alias(MODEL, CHAMPION, previous.number)
         self.client.set_registered_model_alias(MODEL, PREVIOUS, live.number)
         return previous

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -44,7 +44,8 @@ class Settings(BaseSettings):
     data
         Folder of the landing files; ``home/landing`` if not given.
     clock
-        What counts as now when ages are checked: for logs that ended in the past. Real time if not given.
+        What counts as now when ages are checked: ``real`` time, or the end of the last day of the ``logs``, for
+        logs that ended in the past.
     seed
         Seed of every random choice downstream of the logs.
     recipes
@@ -72,7 +73,7 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=home_from_environment)
     source: str = "simulator"
     data: Path | None = None
-    clock: datetime | None = None
+    clock: Literal["real", "logs"] = "real"
     seed: int = 0
     recipes: Annotated[tuple[str, ...], NoDecode] = ("popularity", "transitions", "sasrec", "tiger")
     tokenizer: Literal["residual_kmeans", "rqvae"] = "residual_kmeans"
@@ -124,6 +125,11 @@ class Settings(BaseSettings):
     def quarantine(self) -> Path:
         """Rows that break the contract, with the reason."""
         return self.home / "quarantine"
+
+    @property
+    def warehouse(self) -> Path:
+        """The DuckDB file that only dbt opens."""
+        return self.home / "warehouse.duckdb"
 
     @property
     def marts(self) -> Path:
@@ -196,8 +202,11 @@ class Settings(BaseSettings):
         return self.home / "dagster"
 
     def now(self) -> datetime:
-        """Return the clock that ages are measured by, UTC."""
-        return self.clock if self.clock is not None else datetime.now(UTC)
+        """Return the time that ages are measured by, UTC."""
+        days = sorted(path.name.removeprefix("day=") for path in (self.lake / "events").glob("day=*"))
+        if self.clock == "logs" and days:
+            return datetime.fromisoformat(f"{days[-1]}T00:00:00+00:00") + timedelta(days=1)
+        return datetime.now(UTC)
 
 
 @cache

@@ -1,0 +1,68 @@
+# Everything a newcomer needs; `make help` lists it.
+# Bytecode is written so that imports stay fast, whatever the caller's shell says.
+unexport PYTHONDONTWRITEBYTECODE
+
+PYTHON ?= python3
+SOURCE ?= simulator
+DATA ?=
+PORT ?=
+BIN := .venv/bin
+export TESSERA_HOME ?= $(CURDIR)/.tessera
+
+.DEFAULT_GOAL := help
+.PHONY: help install manifest demo test test-slow ui serve rollback lint format lock clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"error: Python 3.11 to 3.13 is needed, {sys.executable} is {v.major}.{v.minor}; try: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+dbt_project/target/manifest.json: .venv/.installed $(shell find dbt_project -name target -prune -o -type f \( -name '*.sql' -o -name '*.yml' \) -print)
+	@DO_NOT_TRACK=1 $(BIN)/dbt --quiet parse --project-dir dbt_project --profiles-dir dbt_project
+	@touch $@
+
+install: .venv/.installed ## Make .venv with the pinned dependencies
+
+manifest: dbt_project/target/manifest.json ## Parse the dbt project, which Dagster loads
+
+demo: manifest ## Run the whole chain: make demo [SOURCE=ml-100k DATA=folder]
+	@$(BIN)/python -m orchestration demo --source $(SOURCE) $(if $(DATA),--data $(DATA))
+
+test: manifest ## Run the test suite
+	$(BIN)/python -m pytest
+
+test-slow: manifest ## Run the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+ui: manifest ## Open Dagster's web UI on the state of the last demo
+	@$(BIN)/python -m orchestration ui $(if $(PORT),--port $(PORT))
+
+serve: manifest ## Serve recommendations of the last demo over HTTP
+	@$(BIN)/python -m orchestration serve $(if $(PORT),--port $(PORT))
+
+rollback: manifest ## Make the champion before this one live again
+	@$(BIN)/python -m orchestration rollback
+
+lint: .venv/.installed ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.installed ## Mend what can be mended by machine
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## Renew constraints.txt from pyproject.toml
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet -e '.[dev]'
+	{ sed -n '/^#/p' constraints.txt; .venv-lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new
+	mv constraints.new constraints.txt && rm -rf .venv-lock
+
+clean: ## Remove what was built and the state of the demo; landing files of yours are never inside it
+	rm -rf .venv .tessera .tessera.* build *.egg-info dbt_project/target dbt_project/logs
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

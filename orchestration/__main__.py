@@ -1,0 +1,7 @@
+"""Run the command line."""
+
+from __future__ import annotations
+
+from orchestration.cli import app
+
+app()

@@ -1,0 +1,86 @@
+"""``python -m orchestration``: what the Makefile calls."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ml.artifacts import ArtifactError
+from orchestration import home as homes
+from orchestration.ingest.errors import IngestError
+from orchestration.settings import SettingsError, get_settings
+from orchestration.simulate.config import SimulationError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+_console = Console(soft_wrap=True)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """End with code 1 and one line on standard error for a mistake that a person can mend."""
+    from orchestration.demo import ChainError
+
+    try:
+        yield
+    except (ArtifactError, ChainError, IngestError, SettingsError, SimulationError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        typer.echo(f"error: {error.filename or 'file system'}: {error.strerror or error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command again to go on", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def demo(
+    source: Annotated[str, typer.Option(help="A source in orchestration/sources, or a YAML of your own.")] = "simulator",
+    data: Annotated[Path | None, typer.Option(help="Folder of the landing files.")] = None,
+) -> None:
+    """Run the whole chain, logs to recommendations, and print what came of it."""
+    from orchestration.demo import run_demo
+
+    with _one_line_errors():
+        run_demo(source, data, _console)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="Port on the loopback interface.")] = 3000) -> None:
+    """Open Dagster's web UI, with the daemon for schedules and sensors, on the state of this home."""
+    with _one_line_errors():
+        settings = get_settings()
+        homes.prepare(
+            settings.home,
+            {"source": settings.source, "data": str(settings.landing), "clock": settings.clock},
+        )
+    command = ["dagster", "dev", "-m", "orchestration.definitions", "-h", "127.0.0.1", "-p", str(port)]
+    os.execv(sys.executable, [sys.executable, "-m", *command])
+
+
+@app.command()
+def serve(port: Annotated[int, typer.Option(help="Port on the loopback interface.")] = 8080) -> None:
+    """Serve recommendations of this home over HTTP."""
+    import uvicorn
+
+    with _one_line_errors():
+        settings = get_settings()
+    if settings.clock == "logs":
+        os.environ["TESSERA_NOW"] = settings.now().isoformat()
+    uvicorn.run("serving.app:create_app_from_env", factory=True, host="127.0.0.1", port=port)
+
+
+@app.command()
+def rollback() -> None:
+    """Make the champion before this one live again."""
+    from orchestration.models import roll_back
+
+    with _one_line_errors():
+        typer.echo(f"champion is {roll_back(get_settings())}")

@@ -1,0 +1,71 @@
+"""Champion to what is served."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from orchestration.defs.models.assets import champion
+from orchestration.defs.semantic_ids.assets import semantic_ids
+from orchestration.failures import RETRY, one_line_failures
+from orchestration.index import build_item_index, build_trie, publish_recommendations
+from orchestration.metadata import table
+from orchestration.settings import get_settings
+
+
+@dg.asset(
+    group_name="index",
+    kinds={"faiss"},
+    deps=[champion],
+    retry_policy=RETRY,
+    check_specs=[dg.AssetCheckSpec("recall_against_exact", asset="item_index", blocking=True)],
+)
+def item_index() -> dg.MaterializeResult:
+    """FAISS over the champion's item vectors; live only once its recall against exact search has passed."""
+    settings = get_settings()
+    with one_line_failures():
+        built = build_item_index(settings)
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": built.items,
+            "setting": str(built.spec),
+            "trials": table(
+                [{"setting": str(t.spec), "recall": t.recall, "ms": t.latency_ms} for t in built.trials]
+            ),
+            "path": dg.MetadataValue.path(str(built.folder)),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="recall_against_exact",
+                passed=built.passed,
+                metadata={"recall": built.recall, "target": settings.index_recall, "reason": built.reason},
+            )
+        ],
+        data_version=dg.DataVersion(built.folder.name),
+    )
+
+
+@dg.asset(group_name="index", kinds={"torch"}, deps=[champion, semantic_ids], retry_policy=RETRY)
+def id_trie() -> dg.MaterializeResult:
+    """The trie of valid semantic IDs of the champion's catalogue."""
+    with one_line_failures():
+        folder, nodes = build_trie(get_settings())
+    return dg.MaterializeResult(
+        metadata={"dagster/row_count": nodes, "path": dg.MetadataValue.path(str(folder))},
+        data_version=dg.DataVersion(folder.name),
+    )
+
+
+@dg.asset(group_name="index", kinds={"parquet"}, deps=[item_index, id_trie], retry_policy=RETRY)
+def recommendations() -> dg.MaterializeResult:
+    """Tonight's list for every user; with it, model, index and trie go live together."""
+    with one_line_failures():
+        published = publish_recommendations(get_settings())
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": published.rows,
+            "users": published.users,
+            "champion": published.champion,
+            "path": dg.MetadataValue.path(str(published.folder)),
+        },
+        data_version=dg.DataVersion(published.folder.name),
+    )

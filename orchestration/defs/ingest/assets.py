@@ -1,0 +1,81 @@
+"""Landing files to the lake."""
+
+from __future__ import annotations
+
+import dagster as dg
+from orchestration.quality.lake import EVENTS_CHECK, ITEMS_CHECK, check_events, check_items
+
+from orchestration.failures import RETRY, one_line_failures
+from orchestration.ingest import ingest_events, ingest_items
+from orchestration.metadata import table
+from orchestration.partitions import days_between, landing_partitions, source_spec
+from orchestration.settings import get_settings
+
+
+@dg.asset(
+    group_name="ingest",
+    kinds={"duckdb", "parquet"},
+    partitions_def=landing_partitions(),
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    retry_policy=RETRY,
+    check_specs=[dg.AssetCheckSpec(EVENTS_CHECK, asset="raw_events", blocking=True)],
+)
+def raw_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Interaction events, typed and checked, one folder a day of arrival; bad rows are in quarantine with a reason."""
+    settings, window = get_settings(), context.partition_time_window
+    days = days_between(window.start.date(), window.end.date())
+    with one_line_failures():
+        report = ingest_events(
+            source_spec(),
+            settings.landing,
+            days,
+            settings.lake,
+            settings.quarantine,
+            max_bad_share=settings.max_bad_share,
+        )
+        check = check_events(settings, list(report.days))
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": report.accepted,
+            "rows_read": report.read,
+            "rows_quarantined": report.quarantined,
+            "quarantine_reasons": report.reasons,
+            "lag_days": table(
+                [{"days late": lag, "events": n} for lag, n in sorted(report.lag_days.items())]
+            ),
+            "days": len(report.days),
+            "path": dg.MetadataValue.path(str(settings.lake / "events")),
+            "quarantine": dg.MetadataValue.path(str(settings.quarantine / "events")),
+        },
+        check_results=[check],
+    )
+
+
+@dg.asset(
+    group_name="ingest",
+    kinds={"duckdb", "parquet"},
+    retry_policy=RETRY,
+    check_specs=[dg.AssetCheckSpec(ITEMS_CHECK, asset="raw_items", blocking=True)],
+)
+def raw_items() -> dg.MaterializeResult:
+    """The catalogue as it landed: every version of every item."""
+    settings = get_settings()
+    with one_line_failures():
+        report = ingest_items(
+            source_spec(),
+            settings.landing,
+            settings.lake,
+            settings.quarantine,
+            max_bad_share=settings.max_bad_share,
+        )
+        check = check_items(settings)
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": report.accepted,
+            "rows_read": report.read,
+            "rows_quarantined": report.quarantined,
+            "quarantine_reasons": report.reasons,
+            "path": dg.MetadataValue.path(str(settings.lake / "items")),
+        },
+        check_results=[check],
+    )

@@ -1,0 +1,113 @@
+"""Snapshot to champion."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from ml.artifacts import current, read_manifest, set_current
+from ml.evaluation.gates import METRIC
+from ml.snapshot import write_snapshot
+from orchestration.defs.semantic_ids.assets import semantic_ids
+from orchestration.failures import RETRY, one_line_failures
+from orchestration.metadata import bar_plot, table
+from orchestration.models import compare, decide, leaderboard_rows, register, train_candidate
+from orchestration.partitions import recipe_partitions
+from orchestration.settings import get_settings
+
+GATES = ("valid_output", "beats_baseline", "slices")
+
+
+@dg.asset(group_name="models", kinds={"parquet"}, deps=[semantic_ids], retry_policy=RETRY)
+def training_snapshot() -> dg.MaterializeResult:
+    """Histories, catalogue and semantic IDs, cut once: the one thing that training reads."""
+    settings = get_settings()
+    with one_line_failures():
+        folder = write_snapshot(
+            settings.marts,
+            current(settings.semantic_ids),
+            current(settings.vectors / "fused"),
+            settings.snapshots,
+        )
+        set_current(settings.snapshots, folder.name)
+    manifest = read_manifest(folder)
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": manifest.metrics["events"],
+            **manifest.metrics,
+            "version": manifest.version,
+        },
+        data_version=dg.DataVersion(manifest.version),
+    )
+
+
+@dg.asset(
+    group_name="models",
+    kinds={"torch", "mlflow"},
+    deps=[training_snapshot],
+    partitions_def=recipe_partitions(),
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    retry_policy=RETRY,
+)
+def candidates(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Each recipe, trained and evaluated under both protocols, and registered."""
+    settings = get_settings()
+    for recipe in context.partition_keys:
+        with one_line_failures():
+            folder = train_candidate(settings, recipe)
+            version = register(settings, recipe, folder)
+        context.log.info(f"{recipe}: version {version.number}")
+        context.add_asset_metadata(
+            {"model": dg.MetadataValue.path(str(folder)), "registry_version": version.number},
+            partition_key=recipe,
+        )
+    return dg.MaterializeResult()
+
+
+@dg.asset(group_name="models", kinds={"numpy"}, deps=[candidates], retry_policy=RETRY)
+def evaluation() -> dg.MaterializeResult:
+    """All candidates of the live snapshot side by side, under both protocols."""
+    settings = get_settings()
+    with one_line_failures():
+        results = compare(settings)
+    temporal = {r.recipe: r.test.metrics[METRIC] for r in results if r.protocol == "temporal"}
+    return dg.MaterializeResult(
+        metadata={
+            "leaderboard": table(leaderboard_rows(results)),
+            "plot": bar_plot(temporal, "Temporal split", METRIC),
+            "results": len(results),
+        }
+    )
+
+
+@dg.asset(
+    group_name="models",
+    kinds={"mlflow"},
+    deps=[evaluation],
+    retry_policy=RETRY,
+    check_specs=[dg.AssetCheckSpec(name, asset="champion") for name in GATES],
+)
+def champion(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """The best candidate that passes its gates, refitted on every event and promoted."""
+    settings = get_settings()
+    with one_line_failures():
+        decision = decide(settings)
+    for gate in decision.verdict.gates:
+        context.log.info(f"{gate.recipe} {gate.name}: {'passed' if gate.passed else 'FAILED'}, {gate.reason}")
+    winner = decision.verdict.champion
+    checks = [
+        dg.AssetCheckResult(
+            check_name=name,
+            passed=all(g.passed for g in decision.verdict.gates if g.name == name and g.recipe == winner),
+            metadata={g.recipe: g.reason for g in decision.verdict.gates if g.name == name},
+        )
+        for name in GATES
+    ]
+    return dg.MaterializeResult(
+        metadata={
+            "champion": winner,
+            "model": dg.MetadataValue.path(str(decision.model)),
+            "registry_version": decision.version.number,
+            "gates": table([vars(g) for g in decision.verdict.gates]),
+        },
+        check_results=checks,
+    )

@@ -1,0 +1,29 @@
+"""When the jobs run, UTC."""
+
+from __future__ import annotations
+
+import dagster as dg
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
+
+from orchestration.defs.jobs import nightly, retrain
+from orchestration.partitions import landing_partitions, recipe_partitions
+
+
+@dg.schedule(job=nightly, cron_schedule="0 2 * * *", execution_timezone="UTC")
+def nightly_at_two(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Run the last partition that is complete."""
+    keys = landing_partitions().get_partition_keys(current_time=context.scheduled_execution_time)
+    if not keys:
+        return dg.SkipReason("no partition is complete yet")
+    return dg.RunRequest(
+        run_key=f"{keys[-1]} {context.scheduled_execution_time:%Y-%m-%d}", partition_key=keys[-1]
+    )
+
+
+@dg.schedule(job=retrain, cron_schedule="0 4 * * 0", execution_timezone="UTC")
+def retrain_on_sunday() -> dg.RunRequest:
+    """Train every recipe in one run."""
+    recipes = recipe_partitions().get_partition_keys()
+    return dg.RunRequest(
+        tags={ASSET_PARTITION_RANGE_START_TAG: recipes[0], ASSET_PARTITION_RANGE_END_TAG: recipes[-1]}
+    )

@@ -1,0 +1,68 @@
+"""Lake to marts, by dbt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+from dagster_dbt import DbtCliResource, dbt_assets
+
+from ml.artifacts import Manifest, hash_inputs, publish, write_manifest
+from orchestration.dbt import DBT_DIR, DBT_PROJECT, TRANSLATOR
+from orchestration.failures import RETRY, one_line_failures
+from orchestration.partitions import source_spec
+from orchestration.settings import get_settings
+from orchestration.warehouse import plan_build, remember
+
+WAREHOUSE_POOL = "warehouse"
+
+
+@dbt_assets(
+    manifest=DBT_PROJECT.manifest_path,
+    project=DBT_PROJECT,
+    dagster_dbt_translator=TRANSLATOR,
+    pool=WAREHOUSE_POOL,
+    retry_policy=RETRY,
+)
+def warehouse(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterator[Any]:
+    """Every dbt model, rebuilt where the lake has changed; dbt tests run as asset checks."""
+    settings = get_settings()
+    meaning = {"history_event_types": list(source_spec().history_event_types)}
+    with one_line_failures():
+        plan = plan_build(settings.lake, settings.warehouse, DBT_DIR, meaning)
+    variables = meaning | {"min_date": plan.min_date, "max_date": plan.max_date}
+    context.log.info(f"{len(plan.changed)} changed lake days; {'full build' if plan.full else variables}")
+    command = ["build", "--exclude-resource-type", "unit_test", "--vars", json.dumps(variables)]
+    yield from dbt.cli([*command, *(["--full-refresh"] if plan.full else [])], context=context).stream()
+    remember(settings.warehouse, settings.lake, plan.loaded)
+
+
+@dg.asset(
+    group_name="warehouse",
+    kinds={"dbt", "parquet"},
+    deps=[warehouse],
+    pool=WAREHOUSE_POOL,
+    retry_policy=RETRY,
+)
+def marts(dbt: DbtCliResource) -> dg.MaterializeResult:
+    """The marts as Parquet, published together: the only way out of the warehouse."""
+    import pyarrow.parquet as pq
+
+    settings = get_settings()
+    with one_line_failures(), publish(settings.marts) as staging:
+        dbt.cli(["run-operation", "export_marts", "--args", json.dumps({"target": str(staging)})]).wait()
+        files = {path.stem: path for path in sorted(staging.glob("*.parquet"))}
+        rows = {name: pq.read_metadata(path).num_rows for name, path in files.items()}
+        hashes = hash_inputs(files)
+        write_manifest(
+            staging, Manifest(kind="marts", version="marts", inputs=hashes, metrics={"rows": rows})
+        )
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": sum(rows.values()),
+            "rows": rows,
+            "path": dg.MetadataValue.path(str(settings.marts)),
+        },
+    )

@@ -1,0 +1,144 @@
+"""The whole chain in one process: logs to recommendations, through Dagster, without its UI."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from ml.artifacts import write_json
+from orchestration import home as homes
+from orchestration.memory import PeakMemory
+from orchestration.settings import Settings, get_settings, home_from_environment
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+LOG = "demo.log"
+
+
+class ChainError(Exception):
+    """A stage failed; the message is one line that names stage and cause."""
+
+
+def run_demo(source: str, data: Path | None, console: Console) -> dict[str, Any]:
+    """Simulate (for the simulator), ingest, train, choose, index, recommend; print and return the summary.
+
+    What an earlier run finished is reused; a run that was killed is taken up again.
+
+    Raises
+    ------
+    ChainError
+        If a stage fails.
+    SettingsError, IngestError, SimulationError
+        If what was asked for makes no sense.
+    """
+    home = home_from_environment()
+    started = time.monotonic()
+    with homes.only_one(home), PeakMemory() as memory:
+        settings, days = _set_up(home, source, data, console)
+        stages = _materialize(settings, days, console)
+        from orchestration.summary import show, summarise
+
+        summary = summarise(settings, stages, time.monotonic() - started, memory.peak_mb)
+        write_json(settings.home / "summary.json", summary)
+    show(console, settings, summary)
+    return summary
+
+
+def _set_up(home: Path, source: str, data: Path | None, console: Console) -> tuple[Settings, list[date]]:
+    """Claim the home, make sure that there are logs, and return the days that they hold."""
+    from orchestration.ingest import available_days, load_spec
+
+    spec = load_spec(source)
+    homes.claim(home, source)
+    os.environ["TESSERA_SOURCE"] = source
+    if data is not None:
+        os.environ["TESSERA_DATA"] = str(data.resolve())
+    settings = get_settings()
+    if source == "simulator" and data is None:
+        _simulate(settings, console)
+    days = available_days(spec, settings.landing)
+    homes.prepare(home, {"source": source, "data": str(settings.landing), "clock": "logs"})
+    get_settings.cache_clear()
+    return get_settings(), days
+
+
+def _simulate(settings: Settings, console: Console) -> None:
+    from orchestration.simulate import simulate
+
+    began = time.monotonic()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    simulate(settings.simulation, settings.landing, settings.truth)
+    console.print(f"  {time.monotonic() - began:6.1f} s  {'simulated logs':<24} ok", highlight=False)
+
+
+def _materialize(settings: Settings, days: list[date], console: Console) -> dict[str, float]:
+    """Run ``backfill`` over all days, then ``retrain`` over all recipes; return seconds by asset group."""
+    with _noise_to(settings.dagster_home / LOG):
+        import dagster as dg
+
+        from orchestration.definitions import defs
+        from orchestration.partitions import partition_keys_of
+        from orchestration.progress import ProgressHandler
+
+        definitions = defs()
+        ProgressHandler.console = console
+        instance = dg.DagsterInstance.get()
+        for job, first, last in (
+            ("backfill", *partition_keys_of(days)),
+            ("retrain", settings.recipes[0], settings.recipes[-1]),
+        ):
+            _run(definitions, instance, job, first, last)
+    groups: dict[str, float] = {}
+    for step, seconds in ProgressHandler.seconds.items():
+        group = _group_of(definitions, step)
+        groups[group] = groups.get(group, 0.0) + seconds
+    return groups
+
+
+def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str, first: str, last: str) -> None:
+    from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
+
+    result = definitions.resolve_job_def(job).execute_in_process(
+        instance=instance,
+        tags={ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last},
+        run_config={"loggers": {"progress": {}}},
+        raise_on_error=False,
+    )
+    if not result.success:
+        raise ChainError(_cause(result) or f"{job} failed; see {get_settings().dagster_home / LOG}")
+
+
+def _cause(result: dg.ExecuteInProcessResult) -> str | None:
+    """Return one line that names the step that failed first, and why."""
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            error = data.error.cause or data.error if data.error else None
+            told = data.user_failure_data.description if data.user_failure_data else None
+            message = told or (error.message if error else "unknown cause")
+            return f"{event.step_key}: {message.strip().splitlines()[0]}"
+    return None
+
+
+def _group_of(definitions: dg.Definitions, step: str) -> str:
+    for assets in definitions.resolve_asset_graph().assets_defs:
+        if assets.node_def.name == step:
+            return next(iter(assets.group_names_by_key.values()))
+    return "checks"
+
+
+@contextmanager
+def _noise_to(log: Path) -> Iterator[None]:
+    """Send what libraries print to a file, so that the terminal shows a line per stage."""
+    with log.open("w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        yield
+    sys.stdout.flush()

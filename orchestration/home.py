@@ -1,0 +1,80 @@
+"""A home: the folder that holds everything of one source."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ml.artifacts import read_json, write_json, write_text
+from orchestration.settings import REMEMBERED, SettingsError
+
+DAGSTER_YAML: dict[str, Any] = {
+    "telemetry": {"enabled": False},
+    "nux": {"enabled": False},
+    # One writer for the warehouse file, one for the Feast registry; see the pools of the assets.
+    "concurrency": {"pools": {"granularity": "op", "default_limit": 1}},
+}
+
+
+def remembered_source(home: Path) -> str | None:
+    """Return the source whose data a home holds, or ``None`` for a new home."""
+    path = home / REMEMBERED
+    return str(read_json(path)["source"]) if path.is_file() else None
+
+
+def claim(home: Path, source: str) -> None:
+    """Make ``home`` the home of ``source``.
+
+    A home of another source is set aside as ``HOME.SOURCE`` and comes back when that source does; nothing is lost.
+    Each step is one rename, so a kill in between is mended by the next call.
+    """
+    held = remembered_source(home)
+    if held is not None and held != source:
+        aside = _aside(home, held)
+        if aside.exists():
+            raise SettingsError(f"{home} holds {held!r}, and so does {aside}: move one of them away")
+        home.rename(aside)
+    if not home.exists() and _aside(home, source).exists():
+        _aside(home, source).rename(home)
+
+
+def prepare(home: Path, remember: dict[str, Any]) -> None:
+    """Create the home, write Dagster's instance configuration, and remember what it is the home of."""
+    (home / "dagster").mkdir(parents=True, exist_ok=True)
+    configuration = home / "dagster" / "dagster.yaml"
+    text = yaml.safe_dump(DAGSTER_YAML)
+    if not configuration.is_file() or configuration.read_text(encoding="utf-8") != text:
+        write_text(configuration, text)
+    write_json(home / REMEMBERED, remember)
+
+
+@contextmanager
+def only_one(home: Path) -> Iterator[None]:
+    """Hold the home for this process.
+
+    Raises
+    ------
+    SettingsError
+        If another process holds it.
+    """
+    home.parent.mkdir(parents=True, exist_ok=True)
+    lock = home.parent / f"{home.name}.lock"
+    handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(f"another demo is at work on {home}") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _aside(home: Path, source: str) -> Path:
+    return home.with_name(f"{home.name}.{Path(source).stem}")

@@ -1,0 +1,230 @@
+"""From the champion to what is served: index, trie, nightly lists. No Dagster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ml.artifacts import (
+    ArtifactError,
+    Manifest,
+    current,
+    hash_file,
+    hash_folder,
+    hash_json,
+    is_complete,
+    publish,
+    set_current,
+    write_json,
+    write_manifest,
+)
+from ml.histories import Histories, read_histories
+from ml.index import IndexSpec, Trial, load_index, make_live, publish_index, tune_index, verify_index
+from ml.recommenders.base import Recommender
+from ml.snapshot import Catalogue, load_snapshot
+from ml.vectors.fused import fuse, load_vectors
+from orchestration.models import read_decision
+from orchestration.settings import Settings
+
+_QUERIES = 500
+_BATCH = 2000
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The live model with everything it is bound to."""
+
+    recipe: str
+    model: Path
+    snapshot: Path
+    recommender: Recommender
+    catalogue: Catalogue
+    user_ids: list[str]
+    histories: Histories
+
+
+@dataclass(frozen=True)
+class BuiltIndex:
+    """An index that was built, and how it compares with exact search."""
+
+    folder: Path
+    spec: IndexSpec
+    trials: list[Trial]
+    items: int
+    recall: float
+    passed: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """A night's recommendations."""
+
+    folder: Path
+    champion: str
+    users: int
+    rows: int
+
+
+def load_champion(settings: Settings) -> Champion:
+    """Load the champion, with the histories as the marts have them now.
+
+    Raises
+    ------
+    ArtifactError
+        If there is no champion, or a part of it is missing.
+    """
+    from ml.recommenders import load_recommender
+
+    decision = read_decision(settings)
+    model, snapshot_folder = settings.home / decision["model"], settings.home / decision["snapshot"]
+    catalogue = load_snapshot(snapshot_folder).catalogue
+    # Items that landed after the champion's snapshot are unknown to it and wait for the next retrain.
+    user_ids, histories, _ = read_histories(
+        settings.marts / "user_histories.parquet", catalogue.item_ids, skip_unknown=True
+    )
+    return Champion(
+        decision["recipe"],
+        model,
+        snapshot_folder,
+        load_recommender(model, catalogue),
+        catalogue,
+        user_ids,
+        histories,
+    )
+
+
+def build_item_index(settings: Settings) -> BuiltIndex:
+    """Tune, publish and verify the index over the champion's item vectors; it goes live only if it passes."""
+    champion = load_champion(settings)
+    vectors, queries = _vectors_and_queries(settings, champion)
+    index, spec, trials = tune_index(vectors, queries, settings.index_k, settings.index_recall)
+    folder = publish_index(
+        settings.index,
+        index,
+        spec,
+        vectors,
+        {"model": hash_folder(champion.model), "snapshot": champion.snapshot.name},
+        {"trials": [trial.as_dict() for trial in trials]},
+    )
+    published, stored, _ = load_index(folder)
+    passed, recall, reason = verify_index(published, stored, queries, settings.index_k, settings.index_recall)
+    write_json(
+        settings.evaluation / "index.json",
+        {"index": folder.name, "recall": recall, "k": settings.index_k, "target": settings.index_recall},
+    )
+    if passed:
+        make_live(folder)
+    return BuiltIndex(folder, spec, trials, len(vectors), recall, passed, reason)
+
+
+def build_trie(settings: Settings) -> tuple[Path, int]:
+    """Publish the trie of the champion's valid semantic IDs; return its folder and its number of nodes."""
+    from ml.recommenders.generative.trie import Trie
+
+    snapshot = settings.home / read_decision(settings)["snapshot"]
+    catalogue = load_snapshot(snapshot).catalogue
+    trie = Trie.build(catalogue.codes)
+    version = hash_json(["trie", snapshot.name])
+    folder = settings.tries / version
+    if not is_complete(folder):
+        with publish(folder) as staging:
+            trie.save(staging)
+            write_manifest(
+                staging, Manifest(kind="trie", version=version, inputs={"snapshot": snapshot.name})
+            )
+    set_current(settings.tries, version)
+    return folder, trie.n_nodes
+
+
+def publish_recommendations(settings: Settings) -> Published:
+    """Write every user's list, then point the service at model, index and lists together."""
+    champion, index = load_champion(settings), current(settings.index)
+    lists = settings.marts / "user_histories.parquet"
+    inputs = {"model": hash_folder(champion.model), "user_histories": hash_file(lists), "index": index.name}
+    version = hash_json(["recommendations", inputs, settings.recommendations_k])
+    folder = settings.recommendations / version
+    if not is_complete(folder):
+        with publish(folder) as staging:
+            rows = _recommend_all(champion, settings.recommendations_k)
+            pq.write_table(rows, staging / "recommendations.parquet", compression="zstd")
+            metrics = {"rows": len(rows), "users": len(champion.user_ids)}
+            write_manifest(
+                staging, Manifest(kind="recommendations", version=version, inputs=inputs, metrics=metrics)
+            )
+    set_current(settings.recommendations, version)
+    write_json(
+        settings.home / "champion.json",
+        {
+            "recipe": champion.recipe,
+            "model": str(champion.model.relative_to(settings.home)),
+            "snapshot": str(champion.snapshot.relative_to(settings.home)),
+            "index": str(index.relative_to(settings.home)),
+            "recommendations": str(folder.relative_to(settings.home)),
+            "popular": popular_items(champion, 100),
+        },
+    )
+    rows_written = pq.read_metadata(folder / "recommendations.parquet").num_rows
+    return Published(folder, champion.recipe, len(champion.user_ids), rows_written)
+
+
+def popular_items(champion: Champion, k: int) -> list[str]:
+    """Return the items with the most users, best first; ties by catalogue order."""
+    counts = np.bincount(champion.histories.items, minlength=len(champion.catalogue))
+    order = np.argsort(-counts, kind="stable")[:k]
+    return [champion.catalogue.item_ids[i] for i in order if counts[i] > 0]
+
+
+def _recommend_all(champion: Champion, k: int) -> pa.Table:
+    """Return ``user_id, rank, item_id, title, score`` for every user, in user order."""
+    names = pa.array(champion.catalogue.item_ids, pa.string())
+    titles = pa.array(champion.catalogue.titles, pa.string())
+    users = pa.array(champion.user_ids, pa.string())
+    parts = []
+    for start in range(0, len(users), _BATCH):
+        rows = np.arange(start, min(start + _BATCH, len(users)))
+        items, scores = champion.recommender.recommend(champion.histories.rows(rows), k)
+        keep = items >= 0
+        who, rank = np.nonzero(keep)
+        chosen = pa.array(items[keep])
+        parts.append(
+            pa.table(
+                {
+                    "user_id": users.take(pa.array(rows[who])),
+                    "rank": pa.array((rank + 1).astype(np.int32)),
+                    "item_id": names.take(chosen),
+                    "title": titles.take(chosen),
+                    "score": pa.array(scores[keep]),
+                }
+            )
+        )
+    if not parts:
+        raise ArtifactError("no user has a history: nothing to recommend")
+    return pa.concat_tables(parts).combine_chunks()
+
+
+def _vectors_and_queries(settings: Settings, champion: Champion) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the vectors to index, and a sample of what they will be asked.
+
+    A champion that has no item vectors (it counts, or it decodes) is indexed by item behaviour and asked by item,
+    which is what item-to-item retrieval does.
+    """
+    vectors = champion.recommender.item_vectors()
+    sample = np.linspace(0, len(champion.user_ids) - 1, min(_QUERIES, len(champion.user_ids))).astype(
+        np.int64
+    )
+    if vectors is not None:
+        queries = champion.recommender.query_vectors(champion.histories.rows(sample))
+        if queries is not None:
+            return vectors, queries
+        known = vectors
+    else:
+        blocks = [load_vectors(current(settings.vectors / "behaviour"))]
+        known = fuse(champion.catalogue.item_ids, blocks)
+    return known, known[np.linspace(0, len(known) - 1, min(_QUERIES, len(known))).astype(np.int64)]

@@ -1,0 +1,40 @@
+"""Tables and plots as asset metadata."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue:
+    """Return rows as a Markdown table, which the UI renders; numbers are shortened."""
+    if not rows:
+        return dg.MetadataValue.md("(none)")
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(_show(row.get(name)) for name in names) + " |" for row in rows]
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def bar_plot(values: Mapping[str, float], title: str, unit: str) -> dg.MetadataValue:
+    """Return a bar chart as an inline picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 0.4 * len(values) + 1), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(list(values)[::-1], list(values.values())[::-1], color="#4a7ebb")
+    axes.set_title(title)
+    axes.set_xlabel(unit)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    return dg.MetadataValue.md(
+        f"![{title}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"
+    )
+
+
+def _show(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value).replace("|", "\\|")

@@ -1,0 +1,161 @@
+"""From a snapshot to a promoted champion, without Dagster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ml.artifacts import ArtifactError, current, read_json, read_manifest, set_current, write_json
+from ml.evaluation.gates import Gate, Verdict, choose_champion
+from ml.evaluation.results import Result, read_result
+from ml.registry import Registry, Version
+from orchestration.settings import Settings
+
+PROTOCOLS = ("leave_one_out", "temporal")
+BASELINE = "transitions"
+SHOWN = ("ndcg@10", "recall@10", "mrr@10", "coverage@10")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which candidate serves, why, and the model that does: refitted on every event."""
+
+    verdict: Verdict
+    version: Version
+    model: Path
+
+
+def train_candidate(settings: Settings, recipe: str) -> Path:
+    """Train and evaluate one recipe on the live snapshot, unless that has been done; make the result live."""
+    from ml.train import train
+
+    folder = train(current(settings.snapshots), recipe, settings.models, settings.seed, PROTOCOLS)
+    set_current(settings.models / folder.parent.name, folder.name)
+    return folder
+
+
+def register(settings: Settings, recipe: str, folder: Path) -> Version:
+    """Record a candidate, bound by hash to what it was made of."""
+    snapshot = read_manifest(current(settings.snapshots))
+    metrics = {
+        f"{protocol}/{name}": value
+        for protocol in PROTOCOLS
+        for name, value in read_result(folder, protocol).test.metrics.items()
+    }
+    tags = {
+        "recipe": recipe,
+        "model": str(folder.relative_to(settings.home)),
+        "snapshot": snapshot.version,
+        "semantic_ids": str(snapshot.recipe["semantic_ids"]),
+        "vectors": str(snapshot.recipe["vectors"]),
+    }
+    params = {"recipe": recipe, "seed": settings.seed, "snapshot": snapshot.version}
+    return Registry(settings.mlflow).register(folder, params, metrics, tags)
+
+
+def compare(settings: Settings) -> list[Result]:
+    """Read the results of every candidate of the live snapshot, and write them side by side.
+
+    Raises
+    ------
+    ArtifactError
+        If a recipe has no candidate of the live snapshot, or the baseline is not among the recipes.
+    """
+    results = [
+        read_result(_candidate(settings, recipe), protocol)
+        for recipe in settings.recipes
+        for protocol in PROTOCOLS
+    ]
+    if BASELINE not in settings.recipes:
+        raise ArtifactError(f"TESSERA_RECIPES must name {BASELINE!r}: every claim is measured against it")
+    write_json(
+        settings.evaluation / "leaderboard.json",
+        {"snapshot": current(settings.snapshots).name, "rows": leaderboard_rows(results)},
+    )
+    return results
+
+
+def leaderboard_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Return one row for each recipe and protocol, best first."""
+    ordered = sorted(results, key=lambda r: (r.protocol, -r.test.metrics["ndcg@10"], r.recipe))
+    return [
+        {"protocol": r.protocol, "recipe": r.recipe, "queries": len(r.test.ranks)}
+        | {name: r.test.metrics[name] for name in SHOWN}
+        for r in ordered
+    ]
+
+
+def decide(settings: Settings) -> Decision:
+    """Put the candidates to the gates, refit the winner on every event, and promote it."""
+    from ml.train import train
+
+    results = {r: read_result(_candidate(settings, r), "temporal") for r in settings.recipes}
+    registry = Registry(settings.mlflow)
+    live = registry.champion()
+    verdict = choose_champion(results, BASELINE, live.tags.get("recipe") if live else None)
+    winner = verdict.champion
+    version = register(settings, winner, _candidate(settings, winner))
+    snapshot = current(settings.snapshots)
+    folder = train(snapshot, winner, settings.models, settings.seed, ("full",))
+    _point_at(settings, version, folder / "full", snapshot, verdict.gates)
+    registry.promote(version)
+    return Decision(verdict, version, folder / "full")
+
+
+def roll_back(settings: Settings) -> str:
+    """Make the champion before this one live again, without training; return its recipe.
+
+    Raises
+    ------
+    ArtifactError
+        If there is none, or its model is gone.
+    """
+    from ml.train import train
+
+    registry = Registry(settings.mlflow)
+    version = registry.previous()
+    snapshot = settings.snapshots / version.tags["snapshot"]
+    folder = train(snapshot, version.tags["recipe"], settings.models, settings.seed, ("full",))
+    _point_at(settings, version, folder / "full", snapshot, [])
+    registry.rollback()
+    return version.tags["recipe"]
+
+
+def read_decision(settings: Settings) -> dict[str, Any]:
+    """Return what :func:`decide` wrote.
+
+    Raises
+    ------
+    ArtifactError
+        If no champion was chosen yet.
+    """
+    path = settings.evaluation / "champion.json"
+    if not path.is_file():
+        raise ArtifactError(f"{settings.home} has no champion yet: run the retrain job first")
+    decision: dict[str, Any] = read_json(path)
+    return decision
+
+
+def _point_at(settings: Settings, version: Version, model: Path, snapshot: Path, gates: Sequence[Gate]) -> None:
+    write_json(
+        settings.evaluation / "champion.json",
+        {
+            "recipe": version.tags["recipe"],
+            "model": str(model.relative_to(settings.home)),
+            "snapshot": str(snapshot.relative_to(settings.home)),
+            "registry_version": version.number,
+            "gates": [vars(gate) for gate in gates],
+        },
+    )
+
+
+def _candidate(settings: Settings, recipe: str) -> Path:
+    folder = current(settings.models / recipe)
+    trained_on, live = read_manifest(folder).inputs.get("snapshot"), current(settings.snapshots).name
+    if trained_on != live:
+        raise ArtifactError(
+            f"{folder} was trained on snapshot {trained_on}, the live one is {live}: run candidates"
+        )
+    return folder
