@@ -24,7 +24,7 @@ _LAUNCHED_LATER = 0.15  # share of items launched within the period
 _REPRICED = 0.1  # share of items whose price changes once within the period
 _NOVELTY_DAYS = 3.0  # e-folding time of the attention that a launch gets
 _DRAWS = 12  # candidates among which a successor is the best
-_BLOCK = 20_000  # items whose successors are sought at a time
+_BLOCK = 2_000  # items whose successors are sought at a time
 _SLOT_PARTNERS = np.array(
     [0, 1, 1, 2, 0, 1, 2, 3]
 )  # which partner leaf each successor comes from; 0 is the own

@@ -53,7 +53,7 @@ class SimulationConfig(BaseModel):
     duplicated: Share = 0.005
     out_of_order: Share = 0.01
     broken: Share = 0.002
-    chunk: int = Field(default=200_000, ge=100)
+    chunk: int = Field(default=50_000, ge=100)
 
     @model_validator(mode="after")
     def _period_is_on_the_calendar(self) -> Self:

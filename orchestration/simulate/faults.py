@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from orchestration.simulate.config import SimulationConfig
 from orchestration.simulate.events import DAY_MS, Events
 
-# Longer than any field has a reason to be, so that the ingest contract rejects it.
-OVERSIZED = 70_000
+# Characters: longer than any field has a reason to be, so that the ingest contract rejects it.
+OVERSIZED = 5_000
 DAMAGES = (
     "truncated",
     "missing_user",
@@ -89,7 +89,7 @@ def deliver(events: Events, config: SimulationConfig, rng: np.random.Generator) 
 def damaged(line: bytes, damage: str, rng: np.random.Generator) -> bytes:
     """Return an event's line as it looks after one of ``DAMAGES``; it stays one line."""
     if damage == "truncated":
-        return line[: int(rng.integers(1, len(line)))]
+        return line[: int(rng.integers(1, len(line) - 1))] + b"\n"
     event = orjson.loads(line)
     if damage == "missing_user":
         del event["user"]
@@ -103,4 +103,4 @@ def damaged(line: bytes, damage: str, rng: np.random.Generator) -> bytes:
         return line.replace(b'"session":"', b'"session":"\xff\xfe\xc3')
     else:
         event["query"] = "x" * OVERSIZED
-    return orjson.dumps(event)
+    return orjson.dumps(event) + b"\n"

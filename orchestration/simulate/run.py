@@ -188,9 +188,8 @@ def _write_file(landing: Path, name: str, batches: Iterator[list[bytes]], report
     lines = size = 0
     with atomic_file(landing / name) as file:
         for batch in batches:
-            if batch:
-                size += file.write(b"\n".join(batch) + b"\n")
-                lines += len(batch)
+            size += file.write(b"".join(batch))
+            lines += len(batch)
     report.files[name] = FileReport(lines=lines, bytes=size)
 
 

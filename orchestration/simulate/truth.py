@@ -16,7 +16,7 @@ from orchestration.simulate.config import SimulationError
 from orchestration.simulate.events import World
 from orchestration.simulate.write import atomic_file, item_id, user_id
 
-_BLOCK = 1_024  # users whose affinities to all items are held at a time
+_USERS_AT_ONCE = 1_024  # keeps what is held per user and item or leaf small
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,15 @@ def write_truth(world: World, folder: Path) -> None:
     """
     catalogue, users = world.catalogue, world.users
     rows = np.arange(len(users))
+    blocks = np.array_split(rows, range(_USERS_AT_ONCE, len(rows), _USERS_AT_ONCE))
     paths = np.array([" > ".join(leaf.path) for leaf in catalogue.leaves])
     _write_table(
         folder / "users.parquet",
         {
             "user_id": [user_id(user) for user in rows.tolist()],
-            "interest": _vectors(users.interests(rows, 1.0, catalogue)),
+            "interest": _vectors(
+                np.concatenate([users.interests(block, 1.0, catalogue) for block in blocks])
+            ),
             "favourites": _lists(
                 pa.array(paths).take(pa.array(users.favourites.ravel())), users.favourites.shape[1]
             ),
@@ -119,7 +122,7 @@ def interest_recovery(
     truth
         Folder that ``simulate`` wrote the truth to.
     recommendations
-        User id to recommended item ids. Users with an empty list are left out.
+        User id to recommended item ids. An item that is repeated counts once; users with an empty list are left out.
     popular
         Item ids, most popular first. Each user is compared with as many of them as the user's own list is long (all
         of them, where there are fewer).
@@ -135,10 +138,10 @@ def interest_recovery(
     Raises
     ------
     SimulationError
-        If there is no list, a list is longer than the catalogue, or an id is not of this simulation.
+        If there is no list, or an id is not of this simulation.
     """
     known = read_truth(truth)
-    lists = {user: list(items) for user, items in recommendations.items() if len(items)}
+    lists = {user: list(dict.fromkeys(items)) for user, items in recommendations.items() if len(items)}
     if not lists or not popular:
         raise SimulationError(f"there are no recommendations or popular items to compare with {truth}")
     items_at = {name: row for row, name in enumerate(known.item_ids)}
@@ -149,38 +152,41 @@ def interest_recovery(
         bestsellers = np.array([items_at[item] for item in popular])
     except KeyError as error:
         raise SimulationError(f"{truth} knows no user or item {error.args[0]!r}") from None
-    lengths = np.array([len(items) for items in recommended])
-    if lengths.max() > len(known.item_ids):
-        raise SimulationError(
-            f"a list of {lengths.max()} recommendations is longer than the catalogue of {truth}"
-        )
+    recovered, popularity, chance = _recovery(known, users, recommended, bestsellers, seed).tolist()
+    return {"recommendations": recovered, "popularity": popularity, "chance": chance, "users": len(users)}
 
+
+def _recovery(
+    known: Truth,
+    users: NDArray[np.int64],
+    recommended: list[NDArray[np.int64]],
+    bestsellers: NDArray[np.int64],
+    seed: int,
+) -> NDArray[np.float64]:
+    """Return the mean recovery of the recommended lists, of bestsellers, and of random lists, [3]."""
     rng = np.random.default_rng(seed)
+    lengths = np.array([len(items) for items in recommended])
+    factors = known.factors.T.astype(np.float64)
     totals = np.zeros(3)
-    for first in range(0, len(users), _BLOCK):
-        affinity = known.interests[users[first : first + _BLOCK]] @ known.factors.T
-        chance = affinity.mean(axis=1, dtype=np.float64)
-        best = _mean_of_largest(affinity, lengths[first : first + _BLOCK])
-        for row, own in enumerate(affinity):
-            mine = recommended[first + row]
-            drawn = rng.choice(len(own), len(mine), replace=False, shuffle=False)
-            means = np.array([own[chosen].mean() for chosen in (mine, bestsellers[: len(mine)], drawn)])
-            # A list of the whole catalogue is the best and the average one at once.
-            totals += (means - chance[row]) / max(best[row] - chance[row], 1e-9)
-    recovered, popularity, chance_level = (totals / len(users)).tolist()
-    return {
-        "recommendations": recovered,
-        "popularity": popularity,
-        "chance": chance_level,
-        "users": len(users),
-    }
+    for first in range(0, len(users), _USERS_AT_ONCE):
+        block = slice(first, first + _USERS_AT_ONCE)
+        affinity = known.interests[users[block]].astype(np.float64) @ factors
+        chance = affinity.mean(axis=1)
+        span = _mean_of_largest(affinity, lengths[block]) - chance
+        # A list of the whole catalogue is the best and the average one at once: it recovers nothing.
+        span[span < 1e-9] = np.inf
+        for row, mine in enumerate(recommended[block]):
+            drawn = rng.choice(len(factors.T), len(mine), replace=False, shuffle=False)
+            means = [affinity[row, items].mean() for items in (mine, bestsellers[: len(mine)], drawn)]
+            totals += (np.array(means) - chance[row]) / span[row]
+    return totals / len(users)
 
 
-def _mean_of_largest(values: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+def _mean_of_largest(values: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return for each row the mean of its ``lengths[row]`` largest values."""
     k = int(lengths.max())
     largest = -np.sort(-np.partition(values, values.shape[1] - k, axis=1)[:, -k:], axis=1)
-    sums = np.cumsum(largest, axis=1, dtype=np.float64)
+    sums = np.cumsum(largest, axis=1)
     return sums[np.arange(len(values)), lengths - 1] / lengths
 
 

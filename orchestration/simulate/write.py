@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import orjson
@@ -40,7 +40,7 @@ def item_id(item: int) -> str:
 
 
 def event_lines(events: Events, config: SimulationConfig, catalogue: Catalogue) -> list[bytes]:
-    """Return one JSON line per event, without its newline."""
+    """Return one JSON line per event, ended by a newline."""
     origin = start_ms(config)
     day: date = config.start + timedelta(days=int(events.ts[0] // DAY_MS)) if len(events) else config.start
     stamp = f"{day:%y%m%d}"
@@ -73,7 +73,7 @@ def event_lines(events: Events, config: SimulationConfig, catalogue: Catalogue) 
                 line["pos"] = position
             if kind in (VIEW, CART) or not position:
                 line["price"] = price
-        lines.append(orjson.dumps(line))
+        lines.append(as_line(line))
     return lines
 
 
@@ -85,9 +85,17 @@ def item_lines(day: int, config: SimulationConfig, catalogue: Catalogue) -> Iter
     for item in np.flatnonzero(new | changed).tolist():
         listed = origin + day * DAY_MS - (int(catalogue.listed_before[item]) if day == 0 else 0)
         price = catalogue.new_price[item] if changed[item] else catalogue.price[item]
-        yield orjson.dumps(
+        yield as_line(
             {"id": item_id(item), **item_record(catalogue, item), "price": float(price), "ts": listed}
         )
+
+
+def as_line(value: dict[str, Any]) -> bytes:
+    """Return a value as a JSON line, ended by a newline.
+
+    The concatenation copies: what orjson returns holds on to a buffer many times the size of a line.
+    """
+    return orjson.dumps(value) + b"\n"
 
 
 class Queue:
