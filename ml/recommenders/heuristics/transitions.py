@@ -62,13 +62,13 @@ class TransitionsParams(RecommenderParams):
         Age at which an event counts half in that popularity; None counts all alike.
     """
 
-    window: int = Field(default=5, ge=1)
-    skip_decay: float = Field(default=0.7, gt=0, le=1)
-    backward: float = Field(default=0.5, ge=0)
+    window: int = Field(default=10, ge=1)
+    skip_decay: float = Field(default=0.85, gt=0, le=1)
+    backward: float = Field(default=0.25, ge=0)
     source_norm: float = Field(default=0.5, ge=0)
-    target_norm: float = Field(default=0.3, ge=0)
+    target_norm: float = Field(default=0.0, ge=0)
     recent: int = Field(default=20, ge=1)
-    recency_decay: float = Field(default=0.8, gt=0, le=1)
+    recency_decay: float = Field(default=0.5, gt=0, le=1)
     neighbours: int = Field(default=1000, ge=1)
     similarity: float = Field(default=0.0, ge=0)
     popularity: float = Field(default=1e-4, ge=0)
