@@ -11,6 +11,14 @@
 {%- endmacro %}
 
 
+{# The UTC midnight that begins a date (YYYY-MM-DD), as a literal. #}
+{% macro moment(day) %}{{ return(adapter.dispatch('moment', 'tessera')(day)) }}{% endmacro %}
+
+{% macro duckdb__moment(day) -%}
+    timestamp with time zone '{{ day }} 00:00:00+00'
+{%- endmacro %}
+
+
 {# The UTC midnight that ends a date: the first moment at which the whole day is known. #}
 {% macro end_of_day(day) %}{{ return(adapter.dispatch('end_of_day', 'tessera')(day)) }}{% endmacro %}
 

@@ -26,8 +26,8 @@ described as (
     from interactions
     left join versions
         on interactions.item_id = versions.item_id
-        and (versions.valid_from is null or versions.valid_from <= interactions.event_ts)
-        and (versions.valid_to is null or versions.valid_to > interactions.event_ts)
+        and interactions.event_ts >= versions.holds_from
+        and interactions.event_ts < versions.holds_to
 
 )
 

@@ -15,7 +15,7 @@ events as (
 catalogue as (
 
     select * from versions
-    where valid_to is null
+    where is_current
 
 ),
 

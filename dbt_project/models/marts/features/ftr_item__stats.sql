@@ -92,8 +92,8 @@ final as (
         and known.arrival_date = audiences.day
     left join versions
         on known.item_id = versions.item_id
-        and (versions.valid_from is null or versions.valid_from < known.known_at)
-        and (versions.valid_to is null or versions.valid_to >= known.known_at)
+        and known.known_at > versions.holds_from
+        and known.known_at <= versions.holds_to
 
 )
 

@@ -1,8 +1,8 @@
 with
 
-arrivals as (
+events as (
 
-    select * from {{ ref('int_users__arrivals') }}
+    select * from {{ ref('fct_events') }}
 
 ),
 
@@ -17,7 +17,7 @@ arrival_days as (
     select distinct
         user_id,
         arrival_date
-    from arrivals
+    from events
 
 ),
 
