@@ -13,7 +13,7 @@ from orchestration.simulate.catalogue import build_catalogue
 from orchestration.simulate.config import SimulationConfig, SimulationError
 from orchestration.simulate.events import EVENT_TYPES, Events, World, day_chunks
 from orchestration.simulate.faults import DAMAGES, damaged, deliver
-from orchestration.simulate.truth import write_truth
+from orchestration.simulate.truth import truth_stands, write_truth
 from orchestration.simulate.users import build_users
 from orchestration.simulate.write import Queue, atomic_file, day_name, event_lines, item_lines
 
@@ -124,7 +124,7 @@ def _standing(version: str, landing: Path, truth: Path) -> SimulationReport | No
         sizes = {name: (landing / name).stat().st_size for name in report.files}
     except (ArtifactError, ValidationError, OSError):
         return None
-    complete = sizes == {name: file.bytes for name, file in report.files.items()}
+    complete = sizes == {name: file.bytes for name, file in report.files.items()} and truth_stands(truth)
     return report if complete and manifest.version == version else None
 
 

@@ -73,6 +73,11 @@ def write_truth(world: World, folder: Path) -> None:
     )
 
 
+def truth_stands(folder: Path) -> bool:
+    """Tell whether both tables are there; each of them appears whole or not at all."""
+    return all((folder / name).is_file() for name in ("users.parquet", "items.parquet"))
+
+
 def read_truth(folder: Path) -> Truth:
     """Read what ``write_truth`` left.
 

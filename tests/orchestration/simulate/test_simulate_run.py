@@ -68,6 +68,9 @@ def test_a_lost_or_shortened_file_is_made_again(tmp_path: Path) -> None:
     ):
         harm(path)
         assert contents(run(TINY, tmp_path).landing) == whole
+    (tmp_path / "truth" / "items.parquet").unlink()
+    run(TINY, tmp_path)
+    assert (tmp_path / "truth" / "items.parquet").is_file()
 
 
 def test_another_configuration_replaces_its_own_files_only(tmp_path: Path) -> None:
