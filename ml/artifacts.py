@@ -119,6 +119,7 @@ def write_text(path: Path, text: str) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
+            os.fchmod(handle, 0o644)  # mkstemp makes files that nobody else may read
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

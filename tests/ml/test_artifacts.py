@@ -60,3 +60,15 @@ def test_hashes_depend_on_content_alone(tmp_path: Path) -> None:
         (tmp_path / name / "f").write_text("same")
         artifacts.write_manifest(tmp_path / name, Manifest(kind="k", version=name))
     assert artifacts.hash_folder(tmp_path / "x") == artifacts.hash_folder(tmp_path / "y")
+
+
+def test_json_is_readable_by_others_and_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.json"
+    artifacts.write_json(path, {"a": 1})
+    artifacts.write_json(path, {"b": 2})
+    assert artifacts.read_json(path) == {"b": 2}
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+    path.write_text("{")
+    with pytest.raises(ArtifactError, match="not valid JSON"):
+        artifacts.read_json(path)
