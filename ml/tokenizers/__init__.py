@@ -1,0 +1,55 @@
+"""Vectors to semantic IDs. A tokenizer's module is imported when its kind is first asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from ml.artifacts import ArtifactError
+
+if TYPE_CHECKING:
+    from ml.tokenizers.base import Tokenizer
+
+_KINDS = {
+    "residual_kmeans": ("ml.tokenizers.residual_kmeans", "ResidualKMeans"),
+    "rqvae": ("ml.tokenizers.rqvae", "RQVAE"),
+}
+
+
+def kinds() -> list[str]:
+    """Return the names of all kinds."""
+    return sorted(_KINDS)
+
+
+def tokenizer_class(kind: str) -> type[Tokenizer]:
+    """Return the class of a kind.
+
+    Raises
+    ------
+    ArtifactError
+        If there is no such kind.
+    """
+    if kind not in _KINDS:
+        raise ArtifactError(f"unknown tokenizer kind {kind!r}; known: {', '.join(kinds())}")
+    module, name = _KINDS[kind]
+    found: type[Tokenizer] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def build(kind: str, params: dict[str, Any]) -> Tokenizer:
+    """Make an unfitted tokenizer.
+
+    Raises
+    ------
+    ArtifactError
+        If the kind is unknown, or if its parameters are not valid.
+    """
+    found = tokenizer_class(kind)
+    try:
+        return found(found.Params.model_validate(params))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ArtifactError(f"tokenizer {kind}: parameter {where!r}: {first['msg']}") from None
