@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.dataset as ds
 
 from ml.artifacts import write_json, write_text
 from orchestration.quality.pages import index_page, result_page
@@ -23,6 +23,7 @@ from orchestration.quality.suites import Rule, Severity, Suite
 if TYPE_CHECKING:
     import pandas as pd
 
+Table: TypeAlias = "pd.DataFrame | pa.Table | Path | list[Path]"
 MAX_ROWS = 2_000_000
 _SAMPLES = 5
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
@@ -130,7 +131,8 @@ def validate(
     Parameters
     ----------
     table
-        The table, or a Parquet file, of which only the columns that the suite reads are loaded.
+        The table, or the Parquet file or files that hold it, of which only the columns that the suite reads are
+        loaded. Days that arrive together are best checked together: a verdict takes a third of a second, however small.
     suite
         What the table promises.
     docs
@@ -178,28 +180,27 @@ def validate(
     return report
 
 
-def _load(table: pd.DataFrame | pa.Table | Path, suite: Suite) -> tuple[pa.Table, list[str]]:
+def _load(table: Table, suite: Suite) -> tuple[pa.Table, list[str]]:
     """Return the columns that rules read, derived ones added, and the required columns that are not there."""
-    if isinstance(table, Path):
-        try:
-            available = pq.read_schema(table).names
-        except (OSError, pa.ArrowInvalid) as error:
-            raise QualityError(f"{table} cannot be read: {' '.join(str(error).split())}") from None
-    else:
-        available = list(table.column_names if isinstance(table, pa.Table) else table.columns)
+    opened = _opened(table)
+    available = opened.schema.names
     missing = [column for column in suite.required if column not in available]
-    read = {column for rule in suite.rules for column in (*rule.columns, *(rule.unless or ())[:1])}
-    read |= {column for made_from in suite.derived.values() for column in made_from}
-    columns = [column for column in available if column in read]
-    if isinstance(table, Path):
-        loaded = pq.read_table(table, columns=columns)
-    elif isinstance(table, pa.Table):
-        loaded = table.select(columns)
-    else:
-        loaded = pa.Table.from_pandas(table[columns], preserve_index=False)
-    if all(column in available for made_from in suite.derived.values() for column in made_from):
-        loaded = suite.derive(loaded)
-    return loaded, missing
+    sources = {column for made_from in suite.derived.values() for column in made_from}
+    read = {column for rule in suite.rules for column in (*rule.columns, *(rule.unless or ())[:1])} | sources
+    loaded = opened.to_table(columns=[column for column in available if column in read])
+    return (suite.derive(loaded) if sources.issubset(available) else loaded), missing
+
+
+def _opened(table: Table) -> ds.Dataset:
+    if isinstance(table, pa.Table):
+        return ds.dataset(table)
+    if not isinstance(table, Path | list):
+        return ds.dataset(pa.Table.from_pandas(table, preserve_index=False))
+    paths = table if isinstance(table, list) else [table]
+    try:
+        return ds.dataset([str(path) for path in paths], format="parquet")
+    except (OSError, pa.ArrowInvalid) as error:
+        raise QualityError(f"{paths[0]} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def _run_all(suite: Suite, rules: list[Rule], table: pa.Table, max_rows: int) -> tuple[dict[int, Any], Any]:

@@ -313,11 +313,18 @@ def test_large_tables_are_sampled_but_uniqueness_is_not(tmp_path: Path) -> None:
 def test_frames_tables_and_files_give_the_same_verdict(tmp_path: Path) -> None:
     table = planted(activity(), "carts_30d", -1)
     pq.write_table(table, tmp_path / "mart.parquet")
+    pq.write_table(table.slice(0, 9), tmp_path / "first.parquet")
+    pq.write_table(table.slice(9), tmp_path / "second.parquet")
     verdicts = [
         validate(given, SUITES["ftr_user__activity"], tmp_path / "quality").failures
-        for given in (table, table.to_pandas(), tmp_path / "mart.parquet")
+        for given in (
+            table,
+            table.to_pandas(),
+            tmp_path / "mart.parquet",
+            [tmp_path / "first.parquet", tmp_path / "second.parquet"],
+        )
     ]
-    assert verdicts[0] == verdicts[1] == verdicts[2]
+    assert all(verdict == verdicts[0] for verdict in verdicts)
     assert len(verdicts[0]) == 1
 
 
