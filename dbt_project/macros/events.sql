@@ -4,6 +4,15 @@
 {%- endmacro %}
 
 
+{#
+  The day at whose end an event has both happened and arrived. Mostly its arrival day; an event from a clock that runs
+  ahead arrives minutes before it happens, and around midnight these are two days.
+#}
+{% macro known_date() -%}
+    greatest(arrival_date, event_date)
+{%- endmacro %}
+
+
 {# True for an event in which a user chose an item. #}
 {% macro is_interaction() -%}
     (item_id is not null and event_type in ({% for type in var('history_event_types') %}'{{ type | replace("'", "''") }}'{{ ', ' if not loop.last }}{% endfor %}))

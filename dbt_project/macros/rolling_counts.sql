@@ -1,11 +1,11 @@
 {#
   Sums over the last days as they were known at the end of each day: column_Nd on day A sums a column over the events
-  of dates A-N+1..A that had arrived by A.
+  of dates A-N+1..A that were known by A.
 
-  cells: one row per entity, event_date and arrival_date, with counts. windows: {N: [column of the cells, ...]}.
-  The result has a row for every arrival day of an entity (and others: join on the days that are wanted).
+  cells: one row per entity, event_date and known_date (never the earlier of the two), with counts. windows: {N: [column of the cells, ...]}.
+  The result has a row for every known_date of an entity (and others: join on the days that are wanted).
 
-  A cell counts from its arrival until N days after its event date, so it enters once and leaves each window once, and
+  A cell counts from its known_date until N days after its event date, so it enters once and leaves each window once, and
   a running sum over these changes is the answer: linear in the cells, where joining days with the cells of their window
   grows with the square of an entity's active days, and exact for late events, which a frame over dates is not.
 #}
@@ -25,9 +25,9 @@
     from (
         select
             {{ entity }},
-            arrival_date as day
+            known_date as day
             {%- for sum in sums %},
-            case when {{ add_days('event_date', sum.days) }} > arrival_date then {{ sum.column }} else 0 end as {{ sum.name }}
+            case when {{ add_days('event_date', sum.days) }} > known_date then {{ sum.column }} else 0 end as {{ sum.name }}
             {%- endfor %}
         from {{ cells }}
         {%- for days in windows %}
@@ -39,7 +39,7 @@
             {{ '-' ~ sum.column if sum.days == days else '0' }} as {{ sum.name }}
             {%- endfor %}
         from {{ cells }}
-        where {{ add_days('event_date', days) }} > arrival_date
+        where {{ add_days('event_date', days) }} > known_date
         {%- endfor %}
     ) as changes
     group by {{ entity }}, day

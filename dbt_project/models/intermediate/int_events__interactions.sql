@@ -17,6 +17,7 @@ interactions as (
         event_date,
         value,
         arrival_date,
+        {{ known_date() }} as known_date,
         source_file,
         source_row
     from events

@@ -11,7 +11,7 @@ counted as (
     select
         item_id,
         event_date,
-        arrival_date,
+        {{ known_date() }} as known_date,
         count(case when event_type = 'impression' then 1 end) as impressions,
         count(case when event_type = 'view' then 1 end) as views,
         count(case when event_type = 'purchase' then 1 end) as purchases,
@@ -19,7 +19,7 @@ counted as (
         min(event_ts) as first_event_ts
     from events
     where item_id is not null
-    group by item_id, event_date, arrival_date
+    group by item_id, event_date, {{ known_date() }}
 
 )
 

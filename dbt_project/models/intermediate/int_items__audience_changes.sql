@@ -6,17 +6,17 @@ interactions as (
 
 ),
 
--- A user belongs to an item's audience from an interaction's arrival until 30 days after its date.
+-- A user belongs to an item's audience from the day on which an interaction is known until 30 days after its date.
 spans as (
 
     select
         item_id,
         user_id,
-        arrival_date as starts,
+        known_date as starts,
         max({{ add_days('event_date', 30) }}) as ends
     from interactions
-    where {{ add_days('event_date', 30) }} > arrival_date
-    group by item_id, user_id, arrival_date
+    where {{ add_days('event_date', 30) }} > known_date
+    group by item_id, user_id, known_date
 
 ),
 

@@ -17,14 +17,14 @@ counted as (
     select
         user_id,
         event_date,
-        arrival_date,
+        {{ known_date() }} as known_date,
         count(*) as events,
         count(case when event_type = 'view' then 1 end) as views,
         count(case when event_type = 'cart' then 1 end) as carts,
         count(case when event_type = 'purchase' then 1 end) as purchases,
         min(event_ts) as first_event_ts
     from events
-    group by user_id, event_date, arrival_date
+    group by user_id, event_date, {{ known_date() }}
 
 ),
 
@@ -33,13 +33,13 @@ interacted as (
     select
         user_id,
         event_date,
-        arrival_date,
+        known_date,
         count(*) as interactions,
         count(price) as priced,
         coalesce(sum(price), 0) as price_sum,
         max(event_ts) as last_interaction_ts
     from described_interactions
-    group by user_id, event_date, arrival_date
+    group by user_id, event_date, known_date
 
 ),
 
@@ -48,7 +48,7 @@ joined as (
     select
         counted.user_id,
         counted.event_date,
-        counted.arrival_date,
+        counted.known_date,
         counted.events,
         counted.views,
         counted.carts,
@@ -62,7 +62,7 @@ joined as (
     left join interacted
         on counted.user_id = interacted.user_id
         and counted.event_date = interacted.event_date
-        and counted.arrival_date = interacted.arrival_date
+        and counted.known_date = interacted.known_date
 
 )
 

@@ -11,11 +11,11 @@ arrived as (
     select
         user_id,
         category,
-        arrival_date,
+        known_date,
         count(*) as interactions
     from described_interactions
     where category is not null
-    group by user_id, category, arrival_date
+    group by user_id, category, known_date
 
 ),
 
@@ -24,8 +24,8 @@ so_far as (
     select
         user_id,
         category,
-        arrival_date,
-        sum(interactions) over (partition by user_id, category order by arrival_date) as interactions
+        known_date,
+        sum(interactions) over (partition by user_id, category order by known_date) as interactions
     from arrived
 
 ),
@@ -36,7 +36,7 @@ compared as (
 
     select
         *,
-        max(interactions) over (partition by user_id order by arrival_date) as highest
+        max(interactions) over (partition by user_id order by known_date) as highest
     from so_far
 
 ),
@@ -45,12 +45,12 @@ leaders as (
 
     select
         user_id,
-        arrival_date,
+        known_date,
         highest,
         min(category) as category
     from compared
     where interactions = highest
-    group by user_id, arrival_date, highest
+    group by user_id, known_date, highest
 
 ),
 
@@ -58,8 +58,8 @@ final as (
 
     select
         user_id,
-        arrival_date,
-        min(category) over (partition by user_id, highest order by arrival_date) as favourite_category
+        known_date,
+        min(category) over (partition by user_id, highest order by known_date) as favourite_category
     from leaders
 
 )

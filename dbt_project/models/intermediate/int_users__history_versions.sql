@@ -15,12 +15,12 @@ ranked as (
 
 ),
 
--- Of the events of an item that arrive on one day, only the earliest can be its first.
-arrived as (
+-- Of the events of an item that become known on one day, only the earliest can be its first.
+by_day as (
 
     select
         *,
-        row_number() over (partition by user_id, item_id, arrival_date order by event_rank) as rank_of_day
+        row_number() over (partition by user_id, item_id, known_date order by event_rank) as rank_of_day
     from ranked
 
 ),
@@ -31,10 +31,10 @@ compared as (
         *,
         min(event_rank) over (
             partition by user_id, item_id
-            order by arrival_date
+            order by known_date
             rows between unbounded preceding and 1 preceding
         ) as best_rank_before
-    from arrived
+    from by_day
     where rank_of_day = 1
 
 ),
@@ -49,8 +49,8 @@ versions as (
         event_type,
         event_ts,
         event_rank,
-        arrival_date as known_from,
-        lead(arrival_date) over (partition by user_id, item_id order by arrival_date) as known_until
+        known_date as known_from,
+        lead(known_date) over (partition by user_id, item_id order by known_date) as known_until
     from compared
     where best_rank_before is null or event_rank < best_rank_before
 

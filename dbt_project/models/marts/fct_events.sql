@@ -1,6 +1,8 @@
 {{ config(materialized='incremental', incremental_strategy='event_window', on_schema_change='fail') }}
 
-{%- set start = window_start() %}
+{#- No earlier lake day holds an event of the window: nothing arrives before it happened, except that clocks may run
+    ahead and put an event in the file of the day before. -#}
+{%- set start = add_days(window_start(), -1) if window_start() else none %}
 
 with
 
@@ -17,7 +19,6 @@ deliveries as (
         row_number() over (partition by event_id order by arrival_date, source_file, source_row) as delivery
     from events
     {%- if start %}
-    -- Nothing arrives before it happened, so no earlier day holds an event of the window.
     where arrival_date >= {{ start }}
     {%- endif %}
 
@@ -30,7 +31,7 @@ first_deliveries as (
         delivery = 1
         and {{ in_event_window('event_date') }}
         {%- if start %}
-        -- Sent again with another time, an event may have arrived before the window begins: only its id is read there.
+        -- Sent again with another time, an event may have arrived even earlier: of those days only the ids are read.
         and event_id not in (select event_id from events where arrival_date < {{ start }})
         {%- endif %}
 

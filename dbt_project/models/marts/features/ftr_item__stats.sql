@@ -46,14 +46,14 @@ audiences as (
 
 ),
 
-arrival_days as (
+days as (
 
     select
         item_id,
-        arrival_date,
+        known_date,
         min(first_event_ts) as first_event_ts
     from arrivals
-    group by item_id, arrival_date
+    group by item_id, known_date
 
 ),
 
@@ -61,10 +61,10 @@ known as (
 
     select
         item_id,
-        arrival_date,
-        {{ end_of_day('arrival_date') }} as known_at,
-        min(first_event_ts) over (partition by item_id order by arrival_date) as first_event_ts
-    from arrival_days
+        known_date,
+        {{ end_of_day('known_date') }} as known_at,
+        min(first_event_ts) over (partition by item_id order by known_date) as first_event_ts
+    from days
 
 ),
 
@@ -86,10 +86,10 @@ final as (
     from known
     inner join rolling
         on known.item_id = rolling.item_id
-        and known.arrival_date = rolling.day
+        and known.known_date = rolling.day
     inner join audiences
         on known.item_id = audiences.item_id
-        and known.arrival_date = audiences.day
+        and known.known_date = audiences.day
     left join versions
         on known.item_id = versions.item_id
         and known.known_at > versions.holds_from

@@ -24,32 +24,32 @@ rolling as (
 
 ),
 
-arrival_days as (
+days as (
 
     select
         user_id,
-        arrival_date,
+        known_date,
         min(first_event_ts) as first_event_ts,
         max(last_interaction_ts) as last_interaction_ts
     from arrivals
-    group by user_id, arrival_date
+    group by user_id, known_date
 
 ),
 
 known as (
 
     select
-        arrival_days.user_id,
-        arrival_days.arrival_date,
-        {{ end_of_day('arrival_days.arrival_date') }} as known_at,
-        min(arrival_days.first_event_ts) over so_far as first_event_ts,
-        max(arrival_days.last_interaction_ts) over so_far as last_interaction_ts,
+        days.user_id,
+        days.known_date,
+        {{ end_of_day('days.known_date') }} as known_at,
+        min(days.first_event_ts) over so_far as first_event_ts,
+        max(days.last_interaction_ts) over so_far as last_interaction_ts,
         last_value(favourites.favourite_category ignore nulls) over so_far as favourite_category
-    from arrival_days
+    from days
     left join favourites
-        on arrival_days.user_id = favourites.user_id
-        and arrival_days.arrival_date = favourites.arrival_date
-    window so_far as (partition by arrival_days.user_id order by arrival_days.arrival_date)
+        on days.user_id = favourites.user_id
+        and days.known_date = favourites.known_date
+    window so_far as (partition by days.user_id order by days.known_date)
 
 ),
 
@@ -73,7 +73,7 @@ final as (
     from known
     inner join rolling
         on known.user_id = rolling.user_id
-        and known.arrival_date = rolling.day
+        and known.known_date = rolling.day
 
 )
 

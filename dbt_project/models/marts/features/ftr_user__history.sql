@@ -12,11 +12,11 @@ history as (
 
 ),
 
-arrival_days as (
+days as (
 
     select distinct
         user_id,
-        arrival_date
+        {{ known_date() }} as known_date
     from events
 
 ),
@@ -24,21 +24,21 @@ arrival_days as (
 known as (
 
     select
-        arrival_days.user_id,
-        arrival_days.arrival_date,
+        days.user_id,
+        days.known_date,
         history.item_id,
         history.event_type,
         history.event_ts,
         history.event_rank,
         row_number() over (
-            partition by arrival_days.user_id, arrival_days.arrival_date
+            partition by days.user_id, days.known_date
             order by history.event_rank desc
         ) as rank_from_last
-    from arrival_days
+    from days
     inner join history
-        on arrival_days.user_id = history.user_id
-        and history.known_from <= arrival_days.arrival_date
-        and (history.known_until is null or history.known_until > arrival_days.arrival_date)
+        on days.user_id = history.user_id
+        and history.known_from <= days.known_date
+        and (history.known_until is null or history.known_until > days.known_date)
 
 ),
 
@@ -46,10 +46,10 @@ lengths as (
 
     select
         user_id,
-        arrival_date,
+        known_date,
         count(*) as history_length
     from known
-    group by user_id, arrival_date
+    group by user_id, known_date
 
 ),
 
@@ -57,33 +57,33 @@ recent as (
 
     select
         user_id,
-        arrival_date,
+        known_date,
         {{ array_of('item_id', 'event_rank') }} as recent_items,
         {{ array_of('event_type', 'event_rank') }} as recent_types,
         {{ array_of(epoch_ms('event_ts'), 'event_rank') }} as recent_ts
     from known
     where rank_from_last <= {{ var('history_length') }}
-    group by user_id, arrival_date
+    group by user_id, known_date
 
 ),
 
 final as (
 
     select
-        arrival_days.user_id,
-        {{ end_of_day('arrival_days.arrival_date') }} as event_timestamp,
-        {{ end_of_day('arrival_days.arrival_date') }} as created_timestamp,
+        days.user_id,
+        {{ end_of_day('days.known_date') }} as event_timestamp,
+        {{ end_of_day('days.known_date') }} as created_timestamp,
         coalesce(recent.recent_items, {{ empty_array('varchar') }}) as recent_items,
         coalesce(recent.recent_types, {{ empty_array('varchar') }}) as recent_types,
         coalesce(recent.recent_ts, {{ empty_array('bigint') }}) as recent_ts,
         coalesce(lengths.history_length, 0) as history_length
-    from arrival_days
+    from days
     left join recent
-        on arrival_days.user_id = recent.user_id
-        and arrival_days.arrival_date = recent.arrival_date
+        on days.user_id = recent.user_id
+        and days.known_date = recent.known_date
     left join lengths
-        on arrival_days.user_id = lengths.user_id
-        and arrival_days.arrival_date = lengths.arrival_date
+        on days.user_id = lengths.user_id
+        and days.known_date = lengths.known_date
 
 )
 
