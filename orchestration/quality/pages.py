@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 _SCRIPTS = re.compile(r"<script\b.*?</script>", re.DOTALL)
 _CONTENT = re.compile(r'<div class="container-fluid.*?(?=<footer>)', re.DOTALL)
-_SIDEBAR_TOOLS = re.compile(
-    r'<div class="card mb-3">.*?Failed Only.*?</div>\s*</div>\s*</div>\s*</div>', re.DOTALL
-)
+_SIDEBAR_TOOLS = re.compile(r'<div class="card mb-3">.*?Failed Only.*?(?:</div>\s*){5}', re.DOTALL)
 _DETAILS = re.compile(
     r'<div id="section-1-content-block-3" .*?(?=</div>\s*</div>\s*<div id="section-2")', re.DOTALL
 )
