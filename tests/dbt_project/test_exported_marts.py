@@ -1,0 +1,82 @@
+"""What `dbt run-operation export_marts` leaves."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from warehouse_home import PROJECT, Built, Warehouse
+
+KEYS = {
+    "dim_items": ["item_id"],
+    "dim_users": ["user_id"],
+    "fct_events": ["event_id"],
+    "ftr_item__stats": ["item_id", "event_timestamp"],
+    "ftr_user__activity": ["user_id", "event_timestamp"],
+    "ftr_user__history": ["user_id", "event_timestamp"],
+    "item_daily": ["item_id", "event_date"],
+    "item_transitions": ["item_id", "next_item_id"],
+    "user_daily": ["user_id", "event_date"],
+    "user_histories": ["user_id", "position"],
+}
+
+
+def test_every_mart_is_exported_in_the_order_of_its_key(full: Built) -> None:
+    assert sorted(p.stem for p in full.marts.iterdir()) == sorted(KEYS)
+    for name, key in KEYS.items():
+        table = pq.read_table(full.marts / f"{name}.parquet", columns=key)
+        keys = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        assert keys
+        assert keys == sorted(set(keys))
+
+
+def test_timestamps_are_utc_microseconds_and_files_zstd(full: Built) -> None:
+    for name in KEYS:
+        file = pq.ParquetFile(full.marts / f"{name}.parquet")
+        stamps = [f.type for f in file.schema_arrow if pa.types.is_timestamp(f.type)]
+        assert all(stamp == pa.timestamp("us", "UTC") for stamp in stamps)
+        assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+    history = pq.read_schema(full.marts / "ftr_user__history.parquet")
+    assert history.field("recent_items").type == pa.list_(pa.field("element", pa.string()))
+    assert history.field("recent_ts").type == pa.list_(pa.field("element", pa.int64()))
+    assert pq.read_schema(full.marts / "user_histories.parquet").field("position").type == pa.int32()
+
+
+def test_a_second_full_build_exports_the_same_bytes(full: Built) -> None:
+    full.warehouse.dbt("run", "--full-refresh")
+    again = full.warehouse.export("again")
+    for path in full.marts.iterdir():
+        assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("name", sorted(KEYS))
+def test_contract_describes_every_column(full: Built, name: str) -> None:
+    manifest = json.loads((full.warehouse.home / "target" / "manifest.json").read_text())
+    node = manifest["nodes"][f"model.tessera.{name}"]
+    assert node["config"]["contract"]["enforced"]
+    assert node["config"]["meta"]["owner"]
+    assert node["config"]["meta"]["key"] == KEYS[name]
+    assert node["meta"]["dagster"]["group"] == "warehouse"
+    assert list(node["columns"]) == pq.read_schema(full.marts / f"{name}.parquet").names
+    assert all(column["description"] for column in node["columns"].values())
+
+
+def test_sources_are_the_assets_of_ingestion(full: Built) -> None:
+    manifest = json.loads((full.warehouse.home / "target" / "manifest.json").read_text())
+    keys = {s["name"]: s["config"]["meta"]["dagster"]["asset_key"] for s in manifest["sources"].values()}
+    assert keys == {"events": ["raw_events"], "items": ["raw_items"]}
+
+
+def test_every_model_has_a_page_beside_it() -> None:
+    models = {p.with_suffix("") for p in (PROJECT / "models").rglob("*.sql")}
+    assert models == {p.with_suffix("") for p in (PROJECT / "models").rglob("*.yml") if p.stem != "sources"}
+
+
+def test_export_into_a_missing_folder_fails(full: Built, warehouse: Warehouse) -> None:
+    missing = warehouse.home / "missing"
+    full.warehouse.dbt(
+        "run-operation", "export_marts", "--args", json.dumps({"target": str(missing)}), succeeds=False
+    )
+    assert not missing.exists()
