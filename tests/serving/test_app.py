@@ -1,0 +1,262 @@
+"""The service answers, says why where it cannot, and follows what is published."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fastapi.testclient import TestClient
+from feature_marts import day, row, write_activity, write_stats
+
+from ml.artifacts import write_json
+from serving.app import create_app, create_app_from_env
+from serving.engine import Engine, EngineError
+from serving.features import UserFeatures
+from serving.published import EngineHolder, load_engine, read_published
+
+TIME = pa.timestamp("us", "UTC")
+
+
+class Lookup:
+    def user(self, user_id: str) -> UserFeatures:
+        if user_id == "broken":
+            raise RuntimeError("secret detail")
+        return UserFeatures(user_id, absent={"user_history": "unknown"})
+
+
+class Champion:
+    def recommend(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError
+
+    query_vectors = recommend
+
+
+def toy(home: Path) -> Engine:
+    published = read_published(home)
+    titles = [f"Tea {n}" for n in range(200)]
+    items = [f"i{n}" for n in range(200)]
+    return Engine(Champion(), Lookup(), items, titles, ["view"], items, versions={"recipe": published.recipe})
+
+
+def publish(home: Path, **fields: Any) -> None:
+    write_json(home / "champion.json", {"recipe": "toy", "model": "m", "snapshot": "s"} | fields)
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> TestClient:
+    publish(tmp_path)
+    return TestClient(create_app(tmp_path, load=toy), raise_server_exceptions=False)
+
+
+def test_answers(client: TestClient) -> None:
+    with client:
+        found = client.get("/users/ann/recommendations", params={"k": 2})
+        assert found.status_code == 200
+        assert found.json() == {
+            "user_id": "ann",
+            "items": [
+                {"item_id": "i0", "title": "Tea 0", "score": None},
+                {"item_id": "i1", "title": "Tea 1", "score": None},
+            ],
+            "source": "popular",
+            "reason": "unknown user",
+            "versions": {"recipe": "toy"},
+        }
+        assert len(client.get("/users/ann/recommendations").json()["items"]) == 10
+        assert len(client.get("/users/ann/recommendations?k=100").json()["items"]) == 100
+        assert client.get("/users/a%2Fb%20c/recommendations").json()["user_id"] == "a/b c"
+        assert client.get("/health").json() == {"status": "ok", "versions": {"recipe": "toy"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        ("/users/ann/recommendations?k=0", "k: Input should be greater than or equal to 1"),
+        ("/users/ann/recommendations?k=101", "k: Input should be less than or equal to 100"),
+        (
+            "/users/ann/recommendations?k=ten",
+            "k: Input should be a valid integer, unable to parse string as an integer",
+        ),
+        (f"/users/{'u' * 257}/recommendations", "user_id: String should have at most 256 characters"),
+    ],
+)
+def test_bad_requests_are_told_in_one_line(client: TestClient, path: str, detail: str) -> None:
+    found = client.get(path)
+    assert (found.status_code, found.json()) == (422, {"detail": detail})
+
+
+def test_failures_keep_their_details_to_the_log(client: TestClient) -> None:
+    found = client.get("/users/broken/recommendations")
+    assert (found.status_code, found.json()) == (
+        500,
+        {"detail": "internal error; the service's log says more"},
+    )
+
+
+def test_not_ready_until_something_is_published(tmp_path: Path) -> None:
+    with TestClient(create_app(tmp_path, load=toy)) as client:
+        for path in ("/health", "/users/ann/recommendations"):
+            found = client.get(path)
+            assert found.status_code == 503
+            assert found.json()["detail"].endswith(
+                "champion.json does not exist: nothing has been published yet, run `make demo`"
+            )
+        publish(tmp_path)
+        assert client.get("/health").status_code == 200
+
+
+def test_what_is_published_next_is_served_next(tmp_path: Path) -> None:
+    publish(tmp_path, recipe="first")
+    with TestClient(create_app(tmp_path, load=toy)) as client:
+
+        def served() -> str:
+            versions: dict[str, str] = client.get("/health").json()["versions"]
+            return versions["recipe"]
+
+        assert served() == "first"
+        publish(tmp_path, recipe="second")
+        assert served() == "second"
+        # What cannot be loaded, or was taken away, does not end the service.
+        (tmp_path / "champion.json").write_text("{}", encoding="utf-8")
+        assert served() == "second"
+        (tmp_path / "champion.json").unlink()
+        assert served() == "second"
+        publish(tmp_path, recipe="third")
+        assert served() == "third"
+
+
+def test_requests_are_answered_while_an_engine_loads(tmp_path: Path) -> None:
+    publish(tmp_path, recipe="first")
+    loading, go_on = threading.Event(), threading.Event()
+
+    def slow(home: Path) -> Engine:
+        engine = toy(home)
+        if engine.versions["recipe"] == "second":
+            loading.set()
+            assert go_on.wait(10)
+        return engine
+
+    holder = EngineHolder(tmp_path, slow)
+    assert holder.get().versions["recipe"] == "first"
+    publish(tmp_path, recipe="second")
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(holder.get().versions["recipe"]))
+    thread.start()
+    assert loading.wait(10)
+    assert holder.get().versions["recipe"] == "first"
+    go_on.set()
+    thread.join()
+    assert found == ["second"]
+    assert holder.get().versions["recipe"] == "second"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not valid JSON"),
+        (json.dumps({"model": "m", "snapshot": "s"}), "recipe: Field required"),
+        (json.dumps({"recipe": "r", "model": "m", "snapshot": "s", "as_of": "2025-01-01T00:00:00"}), "as_of"),
+    ],
+)
+def test_malformed_publication_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "champion.json").write_text(content, encoding="utf-8")
+    with pytest.raises(EngineError, match=message) as raised:
+        read_published(tmp_path)
+    assert "\n" not in str(raised.value)
+    assert "champion.json" in str(raised.value)
+
+
+def test_missing_snapshot_is_named(tmp_path: Path) -> None:
+    publish(tmp_path, snapshot="snapshots/nowhere")
+    with pytest.raises(EngineError, match="snapshots/nowhere"):
+        load_engine(tmp_path)
+
+
+def test_home_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TESSERA_HOME", str(tmp_path))
+    with TestClient(create_app_from_env()) as client:
+        assert str(tmp_path) in client.get("/health").json()["detail"]
+
+
+def test_from_marts_to_an_answer(tmp_path: Path) -> None:
+    """The real parts together: snapshot, recommender, feature store, service."""
+    from ml.evaluation.splits import split
+    from ml.recommenders import build
+    from ml.snapshot import load_snapshot, write_snapshot
+    from serving.feature_store import apply_definitions
+    from serving.materialize import materialize
+
+    _write_histories(tmp_path, {"u0": ["i1", "i2"], "u1": ["i1", "i3"], "u2": ["i1", "i3", "i2"]})
+    snapshot = load_snapshot(write_snapshot(tmp_path / "marts", None, None, tmp_path / "snapshots"))
+    champion = build({"kind": "transitions"})
+    champion.fit(split(snapshot.histories, "full"), snapshot.catalogue, seed=0)
+    (tmp_path / "model").mkdir()
+    champion.save(tmp_path / "model")
+    apply_definitions(tmp_path)
+    materialize(tmp_path, day(4))
+    fields = {"model": "model", "snapshot": f"snapshots/{snapshot.folder.name}", "popular": ["i3", "i1"]}
+
+    def answer(user: str, **extra: Any) -> dict[str, Any]:
+        publish(tmp_path, **fields, **extra)
+        with TestClient(create_app(tmp_path)) as client:
+            found: dict[str, Any] = client.get(f"/users/{user}/recommendations").json()
+            return found
+
+    expected, scores = champion.recommend(snapshot.histories.rows(np.array([0])), 2)
+    served = answer("u0", as_of=day(5).isoformat())
+    assert served["source"] == "champion"
+    assert [i["item_id"] for i in served["items"]] == [f"i{n}" for n in expected[0] if n >= 0]
+    assert served["items"][0]["score"] == pytest.approx(float(scores[0, 0]))
+    assert served["items"][0]["title"] == "Tea 3"
+    late = answer("u0", as_of=(day(5) + timedelta(days=800)).isoformat())
+    assert (late["source"], late["reason"]) == ("popular", "history is 802.0 days old, older than 730")
+    # These logs ended long ago: without a time of their own, real time makes every history too old.
+    assert answer("u0")["source"] == "popular"
+
+
+def _write_histories(home: Path, users: dict[str, list[str]]) -> None:
+    marts = home / "marts"
+    marts.mkdir()
+    rows = [(user, place, item) for user, items in users.items() for place, item in enumerate(items)]
+    histories: dict[str, Callable[[], pa.Array]] = {
+        "user_id": lambda: pa.array([r[0] for r in rows]),
+        "position": lambda: pa.array([r[1] + 1 for r in rows], pa.int32()),
+        "item_id": lambda: pa.array([r[2] for r in rows]),
+        "event_type": lambda: pa.array(["view"] * len(rows)),
+        "event_ts": lambda: pa.array([day(r[1]) for r in rows], TIME),
+        "value": lambda: pa.array([None] * len(rows), pa.float64()),
+    }
+    pq.write_table(
+        pa.table({name: make() for name, make in histories.items()}), marts / "user_histories.parquet"
+    )
+    ids = [f"i{n}" for n in range(4)]
+    pq.write_table(
+        pa.table({"item_id": ids, "title": [f"Tea {n}" for n in range(4)], "categories": [["tea"]] * 4}),
+        marts / "dim_items.parquet",
+    )
+    times = pa.array([day(3)] * len(users), TIME)
+    lists = list(users.values())
+    pq.write_table(
+        pa.table(
+            {
+                "user_id": list(users),
+                "event_timestamp": times,
+                "created_timestamp": times,
+                "recent_items": lists,
+                "recent_types": [["view"] * len(items) for items in lists],
+                "recent_ts": pa.array([list(range(len(items))) for items in lists], pa.list_(pa.int64())),
+                "history_length": pa.array([len(items) for items in lists], pa.int64()),
+            }
+        ),
+        marts / "ftr_user__history.parquet",
+    )
+    write_activity(home, [row(user, 3, 1) for user in users])
+    write_stats(home, [row(item, 3, 1) for item in ids])
