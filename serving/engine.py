@@ -132,6 +132,8 @@ class Engine:
         if history is None:
             why = features.absent.get("user_history", "unknown")
             return self._popular(user_id, k, (), "unknown user" if why == "unknown" else f"history is {why}")
+        if not history.items:
+            return self._popular(user_id, k, (), "no interaction yet")
         known = history_rows(history, self._index, self._types)
         if known is None:
             return self._popular(user_id, k, history.items, "no item of the history is known to the champion")

@@ -38,6 +38,8 @@ HISTORY_LENGTH = 50
 _EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 _ID_LENGTH = 256
+# Clocks of clients run ahead; a feature that looks further into the future than this is a leak.
+_SKEW_DAYS = 1
 
 
 @dataclass(frozen=True)
@@ -253,8 +255,8 @@ def _user_activity() -> Suite:
             _at_least("events_7d", "events_1d", why="a week holds its last day"),
             _at_least("interactions_30d", "interactions_7d", why="a month holds its last week"),
             _at_least("events_7d", "interactions_7d", why="interactions are events"),
-            _between("days_since_last", 0, None, why="the last interaction lies in the past"),
-            _between("tenure_days", 0, None),
+            _between("days_since_last", -_SKEW_DAYS, None, why="the last interaction lies in the past"),
+            _between("tenure_days", -_SKEW_DAYS, None),
             _between("mean_price_30d", 0, None),
         ),
     )
@@ -290,7 +292,7 @@ def _item_stats() -> Suite:
             _between(
                 "conversion_30d", None, 1, "warning", why="more purchases than views: views are missing"
             ),
-            _between("age_days", 0, None),
+            _between("age_days", -_SKEW_DAYS, None),
             _between("price", 0, None),
         ),
     )

@@ -55,6 +55,7 @@ class Known:
         "new-type": UserFeatures("new-type", history("i3", "i4", types=["view", "gaze"])),
         "only-new": UserFeatures("only-new", history("brand-new", "i7", types=["view", "gaze"])),
         "stale": UserFeatures("stale", None, absent={"user_history": "800.0 days old, older than 730"}),
+        "searcher": UserFeatures("searcher", history()),
         "all-seen": UserFeatures("all-seen", history(*ITEMS)),
     }
 
@@ -104,6 +105,7 @@ def test_items_and_types_that_the_champion_does_not_know_are_not_shown_to_it(eng
     [
         ("nobody", "unknown user", ["i7", "i0", "gone"]),
         ("stale", "history is 800.0 days old, older than 730", ["i7", "i0", "gone"]),
+        ("searcher", "no interaction yet", ["i7", "i0", "gone"]),
         ("only-new", "no item of the history is known to the champion", ["i0", "gone", "i2"]),
         ("all-seen", "the champion knows no further item", ["gone"]),
     ],

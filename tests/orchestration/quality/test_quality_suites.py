@@ -151,7 +151,7 @@ FAULTS: dict[str, list[tuple[int, str, Any]]] = {
         (6, "carts_30d", -1),
         (7, "events_1d", 10),
         (8, "interactions_7d", 8),
-        (9, "days_since_last", -0.5),
+        (9, "days_since_last", -1.5),
     ],
     "ftr_user__history": [
         (4, "recent_types", ["view"]),
@@ -230,7 +230,7 @@ TOLD: dict[str, list[tuple[str, str, int, list[str]]]] = {
         ("carts_30d is at least 0", "error", 1, ["-1"]),
         ("events_7d is at least events_1d", "error", 1, ["9, 10"]),
         ("interactions_30d is at least interactions_7d", "error", 1, ["6, 8"]),
-        ("days_since_last is at least 0", "error", 1, ["-0.5"]),
+        ("days_since_last is at least -1", "error", 1, ["-1.5"]),
     ],
     "ftr_user__history": [
         (
