@@ -20,9 +20,10 @@ _PARAMS: dict[str, dict[str, Any]] = {
         "code_size": 8,
         "hidden": [16],
         "latent": 8,
-        "epochs": 12,
-        "warm_up": 4,
-        "batch": 64,
+        "epochs": 120,
+        "warm_up": 20,
+        "batch": 32,
+        "lr": 0.01,
     },
 }
 
