@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 from datetime import date, timedelta
@@ -79,7 +80,7 @@ def _shuffled_windows(log: Log, seed: int) -> list[tuple[date, date]]:
     rng = random.Random(seed)
     dates = sorted({event.event_ts.date() for event in log.events})
     cuts = [0, *sorted(rng.sample(range(1, len(dates)), 3)), len(dates)]
-    windows = [(dates[a], dates[b - 1]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    windows = [(dates[a], dates[b - 1]) for a, b in itertools.pairwise(cuts)]
     windows.append((dates[cuts[1] - 1], dates[cuts[2]]))
     rng.shuffle(windows)
     assert windows != sorted(windows)

@@ -154,10 +154,10 @@ def random_log(seed: int, days: int = 45, users: int = 14, items: int = 9, n: in
         )
         if rng.random() < 0.05:  # a clock that runs ahead: the event is in the file of the day before
             events[-1] = replace(events[-1], arrival_date=max(START, START + timedelta(days=day - 1)))
-    for event in rng.sample(events, n // 6):
-        again = event.arrival_date + timedelta(days=rng.choice([0, 0, 1, 5]))
+    for event in rng.sample(events, n // 4):
+        again = event.arrival_date + timedelta(days=rng.choice([0, 0, 3, 5]))
         shift = rng.choice(
-            [timedelta(0), timedelta(0), timedelta(seconds=2), timedelta(days=-3), timedelta(days=1)]
+            [timedelta(0), timedelta(0), timedelta(seconds=2), timedelta(days=-3), timedelta(days=4)]
         )
         moved = max(event.event_ts + shift, midnight)
         arrival = max(min(again, START + timedelta(days=days - 1)), moved.date() - timedelta(days=1))

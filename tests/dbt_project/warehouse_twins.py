@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -75,7 +76,7 @@ def item_transitions(log: Log) -> list[Row]:
     steps: Counter[tuple[str | None, str | None]] = Counter()
     for _, events in _by(events_once(log), "user_id"):
         entries = history(events)
-        steps.update((a.item_id, b.item_id) for a, b in zip(entries, entries[1:], strict=False))
+        steps.update((a.item_id, b.item_id) for a, b in itertools.pairwise(entries))
     return [{"item_id": a, "next_item_id": b, "n": n} for (a, b), n in sorted(steps.items())]
 
 
