@@ -19,6 +19,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import yaml
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 REDIS_SWITCH = "TESSERA_REDIS"
 _ROW = "__row"
+# Feast joins a row with all that was known before it and then keeps the latest: 20 kB a row with 50-item histories.
+_CHUNK = 20_000
 
 
 class FeatureStoreError(Exception):
@@ -131,10 +134,13 @@ def training_features(home: Path, entity_df: pd.DataFrame, service: str = "ranke
     Raises
     ------
     FeatureStoreError
-        If the service is unknown, a mart is missing, or times have no time zone.
+        If the service is unknown, a mart is missing, there is no row, or times have no time zone.
     """
+    import pandas as pd
     from feast.errors import FeatureServiceNotFoundException
 
+    if entity_df.empty:
+        raise FeatureStoreError("entity_df has no rows")
     if getattr(entity_df["event_timestamp"].dt, "tz", None) is None:
         raise FeatureStoreError("entity_df.event_timestamp has no time zone")
     store = open_store(home)
@@ -145,15 +151,22 @@ def training_features(home: Path, entity_df: pd.DataFrame, service: str = "ranke
         raise FeatureStoreError(f"feature service {service!r} does not exist; there are: {known}") from None
     for projection in features.feature_view_projections:
         require_source(store.get_feature_view(projection.name))
-    # The join returns rows in any order.
     rows = entity_df.reset_index(drop=True).rename_axis(_ROW).reset_index()
-    with quiet():
-        joined = store.get_historical_features(
-            rows, features, full_feature_names=True, filter_by_created_timestamp=True
-        ).to_df()
-    joined = joined.sort_values(_ROW).drop(columns=_ROW)
+    parts = []
+    for start in range(0, len(rows), _CHUNK):
+        with quiet():
+            parts.append(
+                store.get_historical_features(
+                    rows.iloc[start : start + _CHUNK],
+                    features,
+                    full_feature_names=True,
+                    filter_by_created_timestamp=True,
+                ).to_arrow()
+            )
+    # A join returns its rows in any order.
+    joined = pa.concat_tables(parts).sort_by(_ROW).drop_columns(rows.columns.tolist()).to_pandas()
     joined.index = entity_df.index
-    return joined
+    return pd.concat([entity_df, joined], axis=1)
 
 
 def source_path(view: Any) -> Path:

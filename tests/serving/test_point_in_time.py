@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from feature_marts import Row, day, history_of, row, write_marts
 
+from serving import feature_store
 from serving.feature_store import FeatureStoreError, apply_definitions, training_features
 
 TTL_DAYS = {"user_activity": 30, "user_history": 730, "item_stats": 30}
@@ -40,7 +41,8 @@ def entities(rows: list[tuple[str, str, float]]) -> pd.DataFrame:
     )
 
 
-def test_join_equals_a_loop_over_all_rows(tmp_path: Path) -> None:
+def test_join_equals_a_loop_over_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_store, "_CHUNK", 64)
     rng = np.random.default_rng(0)
     users, items = random_rows(rng, "u", 60), random_rows(rng, "i", 60)
     write_marts(tmp_path, users, items)
@@ -113,5 +115,7 @@ def test_mistakes_are_named_in_one_line(tmp_path: Path) -> None:
         training_features(tmp_path, asked, service="ranker_v9")
     with pytest.raises(FeatureStoreError, match=r"marts/ftr_\w+\.parquet does not exist"):
         training_features(tmp_path, asked)
+    with pytest.raises(FeatureStoreError, match="no rows"):
+        training_features(tmp_path, asked.iloc[:0])
     with pytest.raises(FeatureStoreError, match="no time zone"):
         training_features(tmp_path, asked.assign(event_timestamp=pd.Timestamp("2014-01-02")))
