@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ml.artifacts import (
@@ -153,7 +154,7 @@ def load_snapshot(folder: Path) -> Snapshot:
         user_ids = pq.read_table(folder / "users.parquet")["user_id"].to_pylist()
         events = load_file(folder / "histories.safetensors")
         arrays = load_file(folder / "catalogue.safetensors")
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, KeyError, SafetensorError, pa.ArrowInvalid) as error:
         raise ArtifactError(f"{folder} is damaged: {str(error).splitlines()[0]}") from None
     return Snapshot(
         folder,
@@ -222,7 +223,7 @@ def _aligned(
     try:
         rows = load_file(folder / f"{name}.safetensors")[name].astype(fill.dtype)
         ids = pq.read_table(folder / "items.parquet", columns=["item_id"])["item_id"]
-    except (OSError, KeyError, pa.ArrowInvalid) as error:
+    except (OSError, KeyError, SafetensorError, pa.ArrowInvalid) as error:
         raise ArtifactError(f"{folder} holds no {name}: {str(error).splitlines()[0]}") from None
     if len(ids) != len(rows):
         raise ArtifactError(f"{folder} holds {len(rows)} rows of {name} for {len(ids)} items")

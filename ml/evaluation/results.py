@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ml.artifacts import ArtifactError, read_json, write_json
@@ -114,5 +115,5 @@ def read_result(folder: Path, protocol: str) -> Result:
             told["fit"],
             told["provenance"],
         )
-    except (KeyError, OSError) as error:
+    except (KeyError, OSError, SafetensorError) as error:
         raise ArtifactError(f"{path} is not a complete result: {error}") from None

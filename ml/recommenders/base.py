@@ -21,8 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
-from ml.artifacts import read_json, write_json
+from ml.artifacts import ArtifactError, read_json, write_json
 from ml.evaluation.splits import Split
 from ml.histories import NO_ITEM, Histories
 
@@ -74,11 +76,15 @@ class Recommender(Protocol):
         ...
 
     def item_vectors(self) -> NDArray[np.float32] | None:
-        """Return float32 [n_items, d] whose inner product with a query vector is the score, or None."""
+        """Return float32 [n_items, d], or None.
+
+        The inner product with a query vector is the score. Where there are no query vectors, they only tell which
+        items are alike.
+        """
         ...
 
     def query_vectors(self, histories: Histories) -> NDArray[np.float32] | None:
-        """Return float32 [n, d], or None where there are no item vectors."""
+        """Return float32 [n, d], or None where the score is no inner product."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -101,6 +107,25 @@ def write_config(folder: Path, recommender: Recommender) -> None:
 def read_params(folder: Path, params: type[P]) -> P:
     """Read the parameters that `write_config` wrote."""
     return params.model_validate(read_json(folder / CONFIG)["params"])
+
+
+def write_weights(folder: Path, tensors: dict[str, NDArray[Any]]) -> None:
+    """Write arrays as ``weights.safetensors``."""
+    save_file(tensors, folder / WEIGHTS)
+
+
+def read_weights(folder: Path) -> dict[str, NDArray[Any]]:
+    """Read what `write_weights` wrote.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is missing or damaged.
+    """
+    try:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{folder / WEIGHTS} cannot be read: {error}") from None
 
 
 @contextmanager

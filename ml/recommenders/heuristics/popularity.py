@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors.numpy import load_file, save_file
 
 from ml.evaluation.splits import Split
 from ml.histories import Histories
 from ml.recommenders.base import (
-    WEIGHTS,
     RecommenderParams,
     mask_history,
     read_params,
+    read_weights,
     top_k,
     write_config,
+    write_weights,
 )
 
 if TYPE_CHECKING:
@@ -83,12 +83,12 @@ class Popularity:
 
     def save(self, folder: Path) -> None:
         """See `ml.recommenders.base.Recommender.save`."""
-        save_file({"scores": self.scores}, folder / WEIGHTS)
+        write_weights(folder, {"scores": self.scores})
         write_config(folder, self)
 
     @classmethod
     def load(cls, folder: Path, catalogue: Catalogue) -> Self:
         """See `ml.recommenders.base.Recommender.load`."""
         made = cls(read_params(folder, PopularityParams))
-        made.scores = load_file(folder / WEIGHTS)["scores"]
+        made.scores = read_weights(folder)["scores"]
         return made

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors.numpy import load_file, save_file
 
 from ml.evaluation.splits import Split
 from ml.histories import Histories, ranges
 from ml.recommenders.base import (
-    WEIGHTS,
     RecommenderParams,
     mask_history,
     read_params,
+    read_weights,
     top_k,
     write_config,
+    write_weights,
 )
 from ml.recommenders.heuristics.popularity import popularity
 
@@ -128,14 +128,14 @@ class Transitions:
     def save(self, folder: Path) -> None:
         """See `ml.recommenders.base.Recommender.save`."""
         names = ("offsets", "targets", "weights", "popularity")
-        save_file({name: getattr(self, name) for name in names}, folder / WEIGHTS)
+        write_weights(folder, {name: getattr(self, name) for name in names})
         write_config(folder, self)
 
     @classmethod
     def load(cls, folder: Path, catalogue: Catalogue) -> Self:
         """See `ml.recommenders.base.Recommender.load`."""
         made = cls(read_params(folder, TransitionsParams))
-        for name, tensor in load_file(folder / WEIGHTS).items():
+        for name, tensor in read_weights(folder).items():
             setattr(made, name, tensor)
         made.vectors = made._unit(catalogue)
         return made

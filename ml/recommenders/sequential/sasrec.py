@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ml.artifacts import ArtifactError
@@ -26,14 +24,15 @@ from ml.evaluation.evaluate import evaluate
 from ml.evaluation.splits import Queries, Split
 from ml.histories import Histories
 from ml.recommenders.base import (
-    WEIGHTS,
     RecommenderParams,
     item_counts,
     mask_history,
     read_params,
+    read_weights,
     reproducible,
     top_k,
     write_config,
+    write_weights,
 )
 from ml.recommenders.sequential.batches import Batch, Plans, windows
 from ml.recommenders.sequential.parts import (
@@ -231,18 +230,15 @@ class SASRec:
 
     def save(self, folder: Path) -> None:
         """See `ml.recommenders.base.Recommender.save`."""
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self._network.state_dict().items()}
-        save_file(tensors, folder / WEIGHTS)
+        tensors = self._network.state_dict()
+        write_weights(folder, {name: tensor.cpu().numpy() for name, tensor in tensors.items()})
         write_config(folder, self)
 
     @classmethod
     def load(cls, folder: Path, catalogue: Catalogue) -> Self:
         """See `ml.recommenders.base.Recommender.load`."""
         made = cls(read_params(folder, SASRecParams))
-        try:
-            tensors = load_file(folder / WEIGHTS)
-        except (OSError, SafetensorError) as error:
-            raise ArtifactError(f"{folder / WEIGHTS} cannot be read: {error}") from None
+        tensors = {name: torch.from_numpy(array) for name, array in read_weights(folder).items()}
         if len(tensors["trained"]) != len(catalogue):
             raise ArtifactError(
                 f"{folder} was trained on {len(tensors['trained'])} items, not {len(catalogue)}"

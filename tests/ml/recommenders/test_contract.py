@@ -29,12 +29,25 @@ SMALL: dict[str, dict[str, Any]] = {
         "negatives": 12,
         "learning_rate": 0.01,
     },
+    "tiger": {
+        **{
+            "d": 16,
+            "heads": 2,
+            "head_width": 8,
+            "feed_forward": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+        },
+        **{"length": 6, "beam": 24, "epochs": 12, "evaluate_every": 2, "batch_tokens": 64, "warm_up": 5},
+        **{"learning_rate": 0.01, "precision": "32-true"},
+    },
 }
 
 
-def fresh(recipe: str) -> Recommender:
+def fresh(recipe: str, **params: Any) -> Recommender:
     config = load_recipe(recipe).recommender
-    return build({**config, **SMALL.get(config["kind"], {})})
+    asked = {name: value for name, value in params.items() if name in config}
+    return build({**config, **SMALL.get(config["kind"], {}), **asked})
 
 
 @pytest.fixture(scope="module", params=recipe_names())
@@ -135,7 +148,7 @@ def test_planted_test_events_are_not_seen(
         "temporal": real.times >= np.sort(real.times)[int(0.9 * len(real.times))],
     }[protocol]
     other = replace(real, items=np.where(late, 5, real.items).astype(np.int32))
-    models = [fresh(recipe) for _ in range(4)]
+    models = [fresh(recipe, epochs=2) for _ in range(4)]
     for model, (events, name) in zip(
         models, [(real, protocol), (other, protocol), (real, "full"), (other, "full")], strict=True
     ):
@@ -147,12 +160,13 @@ def test_planted_test_events_are_not_seen(
 
 def test_vectors_are_the_scores(fitted: Recommender, histories: Histories, catalogue: Catalogue) -> None:
     vectors, queries = fitted.item_vectors(), fitted.query_vectors(histories)
-    if vectors is None:
-        assert queries is None
+    if vectors is not None:
+        assert vectors.dtype == np.float32
+        assert len(vectors) == len(catalogue)
+    if queries is None:
         return
-    assert queries is not None
-    assert vectors.dtype == queries.dtype == np.float32
-    assert len(vectors) == len(catalogue)
+    assert vectors is not None
+    assert queries.dtype == np.float32
     items, scores = fitted.recommend(histories, len(catalogue), exclude_history=False)
     product = np.take_along_axis(queries @ vectors.T, items, axis=1)
     np.testing.assert_allclose(product, scores, rtol=1e-4, atol=1e-4)
@@ -161,12 +175,12 @@ def test_vectors_are_the_scores(fitted: Recommender, histories: Histories, catal
 def test_what_comes_next_is_found(
     recipe: str, fitted: Recommender, histories: Histories, catalogue: Catalogue
 ) -> None:
-    """The next item on the ring is what a recommender that reads histories should say; chance is 1 in 20."""
+    """The next item on the ring is what a recommender that reads histories should say; chance is 3 in 20."""
     parts = split(histories, "leave_one_out")
     items, _ = fitted.recommend(parts.test.histories, 3)
     following = (parts.test.histories.items[parts.test.histories.offsets[1:] - 1] + 1) % 23
     found = (items == following[:, None]).any(axis=1).mean()
     if recipe == "popularity":
-        assert found < 0.4
+        assert found < 0.3
     else:
-        assert found > 0.6
+        assert found > 0.5

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ml.recipes import RecipeError, load_recipe, recipe_names
+from ml.recommenders import build
+
+
+def test_every_recipe_can_be_built() -> None:
+    assert {"popularity", "sasrec", "transitions"} <= set(recipe_names())
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        made = build(recipe.recommender)
+        assert made.kind == recipe.recommender["kind"]
+        assert recipe.training_free == (name in {"popularity", "transitions"})
+
+
+def test_a_recipe_is_complete_and_its_name_is_its_numbers(tmp_path: Path) -> None:
+    plain, filled = tmp_path / "mine.yaml", tmp_path / "other.yaml"
+    plain.write_text("title: Mine\nrecommender: {kind: transitions}\n")
+    mine = load_recipe(plain)
+    assert mine.name == "mine"
+    assert mine.recommender["window"] == 10
+    filled.write_text("title: Prose\npaper: Some\nrecommender: {kind: transitions, window: 10}\n")
+    assert load_recipe(filled).hash == mine.hash
+    filled.write_text("title: Prose\nrecommender: {kind: transitions, window: 11}\n")
+    assert load_recipe(filled).hash != mine.hash
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("recommender: {kind: popularity}", "title: Field required"),
+        (
+            "title: T\nrecommender: {kind: magic}",
+            "unknown recommender kind 'magic'; known: popularity, sasrec",
+        ),
+        ("title: T\nrecommender: {}", "unknown recommender kind"),
+        ("title: T\nrecommender: {kind: popularity, half: 3}", "no parameter 'half'; known: half_life_days"),
+        ("title: T\nrecommender: {kind: sasrec, d: 10, heads: 3}", r"heads \(3\) must divide d \(10\)"),
+        ("title: T\nrecommender: {kind: sasrec, dropout: 2}", "less than 1"),
+        ("title: T\nspeed: 3\nrecommender: {kind: popularity}", "speed: Extra inputs"),
+        ("title: [", "is not YAML"),
+        ("- 1", "must map names to values"),
+    ],
+)
+def test_a_bad_recipe_is_told_in_one_line(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(RecipeError, match=message) as caught:
+        load_recipe(path)
+    assert "\n" not in str(caught.value)
+    assert "bad.yaml" in str(caught.value)
+
+
+def test_an_unknown_recipe_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"unknown recipe 'bsarec'; known: popularity, sasrec"):
+        load_recipe("bsarec")
+    with pytest.raises(RecipeError, match=r"none\.yaml cannot be read"):
+        load_recipe(tmp_path / "none.yaml")
