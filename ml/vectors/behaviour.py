@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ml.artifacts import (
@@ -178,9 +177,7 @@ def update_behaviour_vectors(
     Path
         ``out/VERSION``. Items without any counted transition have no row.
     """
-    catalogue: list[str] = pq.read_table(marts / "dim_items.parquet", columns=["item_id"])[
-        "item_id"
-    ].to_pylist()
+    catalogue = read_catalogue(marts / "dim_items.parquet")
     _, histories, _ = read_histories(marts / "user_histories.parquet", catalogue)
     mask = training_mask(histories)
     recipe = {"name": "behaviour", "width": dim, "window": window, "decay": decay}

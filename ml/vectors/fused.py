@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ml.artifacts import Manifest, hash_inputs, hash_json, is_complete, package_versions, set_current
-from ml.vectors.store import KIND, load_vectors, save_vectors
+from ml.vectors.store import KIND, load_vectors, read_catalogue, save_vectors
 
 __all__ = ["fuse", "load_vectors", "update_fused_vectors"]
 
@@ -64,7 +63,7 @@ def update_fused_vectors(dim_items: Path, sources: Mapping[str, Path], out: Path
     Path
         ``out/VERSION``, with a row for every item of the catalogue, sorted by identifier.
     """
-    item_ids: list[str] = sorted(pq.read_table(dim_items, columns=["item_id"])["item_id"].to_pylist())
+    item_ids = sorted(read_catalogue(dim_items))
     names = sorted(sources)
     inputs = hash_inputs({name: sources[name] for name in names})
     version = hash_json(["fused", inputs, hash_json(item_ids)])

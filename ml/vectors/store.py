@@ -77,3 +77,30 @@ def read_column(folder: Path, name: str) -> list[str]:
     """Read one string column of the artefact's ``items.parquet``."""
     values: list[str] = pq.read_table(folder / "items.parquet", columns=[name])[name].to_pylist()
     return values
+
+
+def read_catalogue(dim_items: Path) -> list[str]:
+    """Read the item identifiers of the ``dim_items`` mart.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is missing or cannot be read.
+    """
+    with opened(dim_items) as file:
+        values: list[str] = file.read(columns=["item_id"])["item_id"].to_pylist()
+    return values
+
+
+def opened(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is missing or cannot be read.
+    """
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None

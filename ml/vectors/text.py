@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ml.artifacts import (
@@ -29,7 +28,7 @@ from ml.artifacts import (
     read_manifest,
     set_current,
 )
-from ml.vectors.store import KIND, load_vectors, read_column, save_vectors
+from ml.vectors.store import KIND, load_vectors, opened, read_column, save_vectors
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -167,11 +166,12 @@ def update_text_vectors(
 def read_texts(dim_items: Path) -> tuple[list[str], list[str]]:
     """Read the items of the ``dim_items`` mart that have any text, with that text."""
     item_ids, texts = [], []
-    for batch in pq.ParquetFile(dim_items).iter_batches(columns=_COLUMNS):
-        for row in batch.to_pylist():
-            if text := item_text(row):
-                item_ids.append(row["item_id"])
-                texts.append(text)
+    with opened(dim_items) as file:
+        for batch in file.iter_batches(columns=_COLUMNS):
+            for row in batch.to_pylist():
+                if text := item_text(row):
+                    item_ids.append(row["item_id"])
+                    texts.append(text)
     return item_ids, texts
 
 

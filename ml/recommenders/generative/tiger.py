@@ -29,6 +29,10 @@ from ml.recommenders.generative.model import Decoding, Network, Shape
 from ml.recommenders.generative.trie import Trie, build_trie
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lightning.fabric import Fabric
+
     from ml.snapshot import Catalogue
 
 _SIZES = "code_sizes.json"
@@ -228,16 +232,11 @@ class Tiger:
         best: dict[str, Tensor] = {}
         for epoch in range(1, params.epochs + 1):
             network.train()
-            total, weight = 0.0, 0
-            for items, targets in batches.epoch(rng):
-                items, targets = items.to(fabric.device), targets.to(fabric.device)
-                loss = sequence_loss(network, model(items, targets), targets, trie, params.normalise)
-                fabric.backward(loss)
-                optimizer.step()
-                optimizer.zero_grad()
-                schedule.step()
-                total, weight = total + float(loss.detach()) * targets.numel(), weight + targets.numel()
-            losses.append(total / weight)
+            sums = [
+                self._step(fabric, model, optimizer, schedule, items, targets)
+                for items, targets in batches.epoch(rng)
+            ]
+            losses.append(sum(loss for loss, _ in sums) / sum(count for _, count in sums))
             if not math.isfinite(losses[-1]):
                 raise ValueError(f"the loss is {losses[-1]} after epoch {epoch}: lower the learning rate")
             if len(sample) and (epoch % params.evaluate_every == 0 or epoch == params.epochs):
@@ -245,9 +244,7 @@ class Tiger:
                 if score > max(looks.values(), default=-1.0):
                     best = {name: value.clone() for name, value in network.state_dict().items()}
                 looks[epoch] = score
-                if list(looks.values())[: -params.patience] and max(looks.values()) > max(
-                    list(looks.values())[-params.patience :]
-                ):
+                if len(looks) - 1 - int(np.argmax(list(looks.values()))) >= params.patience:
                     break
         if best:
             network.load_state_dict(best)
@@ -261,6 +258,26 @@ class Tiger:
             "device": str(fabric.device),
             "seconds": round(time.perf_counter() - started, 3),
         }
+
+    def _step(
+        self,
+        fabric: Fabric,
+        model: Callable[[Tensor, Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LambdaLR,
+        items: Tensor,
+        targets: Tensor,
+    ) -> tuple[float, int]:
+        """Learn from one batch; return the sum of the losses and the number of targets."""
+        network, trie = self._fitted()
+        items, targets = items.to(fabric.device), targets.to(fabric.device)
+        loss = sequence_loss(network, model(items, targets), targets, trie, self.params.normalise)
+        fabric.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        count = int((targets >= 0).sum())
+        return float(loss.detach()) * count, count
 
 
 def sequence_loss(

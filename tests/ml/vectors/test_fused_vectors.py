@@ -52,3 +52,11 @@ def test_rows_and_items_must_agree(tmp_path: Path) -> None:
     folder = save_vectors(tmp_path, Manifest(kind="vectors", version="v1"), ["a"], rows)
     with pytest.raises(ArtifactError, match="2 vectors for 1 items"):
         load_vectors(folder)
+
+
+def test_missing_mart_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.parquet").write_bytes(b"not parquet")
+    for name in ("missing", "broken"):
+        with pytest.raises(ArtifactError, match=f"{name}.parquet cannot be read") as caught:
+            update_fused_vectors(tmp_path / f"{name}.parquet", {}, tmp_path / "out")
+        assert "\n" not in str(caught.value)
