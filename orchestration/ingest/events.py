@@ -19,7 +19,6 @@ from orchestration.ingest.fields import stage_file, used_columns
 from orchestration.ingest.files import LandedFile, expected_name, find_files
 from orchestration.ingest.gate import check_bad_share
 from orchestration.ingest.lake import (
-    REJECTED,
     publish_lake,
     publish_quarantine,
     rejected_columns,
@@ -265,13 +264,13 @@ def _write(
     write_days(
         connection,
         _accepted(spec, here),
-        lambda day: folder / "lake" / str(day) / EVENTS,
-        empty=None if batch.day is None else folder / "lake" / str(batch.day) / EVENTS,
+        lambda day: folder / "lake" / f"{day}.parquet",
+        empty=None if batch.day is None else folder / "lake" / f"{batch.day}.parquet",
     )
     write_days(
         connection,
         f"SELECT day, {rejected_columns(spec.name)} FROM {_TABLE} WHERE {here} AND reason IS NOT NULL {_ORDER}",
-        lambda day: folder / "quarantine" / str(day or UNDATED) / REJECTED,
+        lambda day: folder / "quarantine" / f"{day or UNDATED}.parquet",
     )
 
 
@@ -297,12 +296,12 @@ def _publish(
     """Publish what lies below ``folder``; a day that was asked for and has no rows ends without a partition."""
 
     def publish_one(key: str) -> bool:
-        in_lake, refused = folder / "lake" / key, folder / "quarantine" / key
+        accepted, refused = (folder / part / f"{key}.parquet" for part in ("lake", "quarantine"))
         target = lake / "events" / f"day={key}"
-        changed = publish_lake(in_lake, target, manifests[key]) if in_lake.is_dir() else remove(target)
-        return changed | publish_quarantine(
-            refused if refused.is_dir() else None, quarantine / "events" / f"day={key}"
+        changed = (
+            publish_lake(accepted, target / EVENTS, manifests[key]) if accepted.is_file() else remove(target)
         )
+        return changed | publish_quarantine(refused, quarantine / "events" / f"day={key}")
 
     keys = [*map(str, wanted), *({UNDATED} & reports.keys())]
     # Publication waits for the disk five times; the waits of neighbours share one commit of the file system.

@@ -14,7 +14,6 @@ from orchestration.ingest.fields import stage_file, used_columns
 from orchestration.ingest.files import LandedFile, find_files
 from orchestration.ingest.gate import check_bad_share
 from orchestration.ingest.lake import (
-    REJECTED,
     publish_lake,
     publish_quarantine,
     rejected_columns,
@@ -78,13 +77,11 @@ def ingest_items(
         if items is not None:
             check_bad_share(connection, _TABLE, files, items, [items.columns.item_id], max_bad_share)
         report = _count(connection)
-        file, refused = folder / "lake" / ITEMS, folder / "quarantine" / REJECTED
-        write_days(connection, _accepted(spec), lambda _: file, empty=file)
+        accepted, refused = folder / "accepted.parquet", folder / "refused.parquet"
+        write_days(connection, _accepted(spec), lambda _: accepted, empty=accepted)
         write_days(connection, _rejected(spec), lambda _: refused)
-        report.changed = publish_lake(file.parent, lake / "items", _manifest(spec, files, report))
-        report.changed |= publish_quarantine(
-            refused.parent if report.quarantined else None, quarantine / "items"
-        )
+        report.changed = publish_lake(accepted, lake / "items" / ITEMS, _manifest(spec, files, report))
+        report.changed |= publish_quarantine(refused, quarantine / "items")
     summed = total(spec.name, {"items": report}, read - report.read)
     return summed.model_copy(update={"days": {}})
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from ml.artifacts import MANIFEST, hash_file, publish, read_json, write_json
+from ml.artifacts import MANIFEST, ArtifactError, hash_file, publish, read_json, write_json
 from orchestration.ingest.errors import one_line_errors
 from orchestration.ingest.sql import literal
 
@@ -39,16 +39,15 @@ def workshop(lake: Path, memory_limit: str, threads: int) -> Iterator[tuple[duck
     with one_line_errors(f"cannot write {lake}"):
         lake.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=lake, prefix=".ingest."))
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": memory_limit,
+        "threads": threads,
+        "temp_directory": str(folder / "spill"),
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
     try:
-        with duckdb.connect(
-            config={
-                "memory_limit": memory_limit,
-                "threads": threads,
-                "temp_directory": str(folder / "spill"),
-                "autoinstall_known_extensions": "false",
-                "autoload_known_extensions": "false",
-            }
-        ) as connection:
+        with one_line_errors(f"cannot ingest into {lake}"), duckdb.connect(config=config) as connection:
             connection.execute("SET TimeZone = 'UTC'")
             yield connection, folder
     finally:
@@ -61,16 +60,16 @@ def rejected_columns(source: str) -> str:
 
 
 def publish_lake(staged: Path, target: Path, manifest: dict[str, Any]) -> bool:
-    """Publish a staged folder with its manifest, unless the same content stands there already.
+    """Publish a folder with one Parquet file and its manifest, unless the same content stands there already.
 
     Parameters
     ----------
     staged
-        Folder with one Parquet file.
+        The file as written.
     target
-        Folder to publish to.
+        The file as published; its folder is the partition.
     manifest
-        What goes into the manifest; the hash of the Parquet file is added.
+        What goes into the manifest; the hash of the file is added.
 
     Returns
     -------
@@ -80,21 +79,20 @@ def publish_lake(staged: Path, target: Path, manifest: dict[str, Any]) -> bool:
     Raises
     ------
     IngestError
-        If the disk refuses; what stood at ``target`` is untouched then.
+        If the disk refuses; what stood in the folder is untouched then.
     """
-    (file,) = staged.iterdir()
-    with one_line_errors(f"cannot write {target}"):
-        manifest = manifest | {"content_hash": hash_file(file)}
-        if _stands(target, file.name, manifest):
+    with one_line_errors(f"cannot write {target.parent}"):
+        manifest = manifest | {"content_hash": hash_file(staged)}
+        if _stands(target, manifest):
             return False
-        with publish(target) as folder:
-            file.rename(folder / file.name)
+        with publish(target.parent) as folder:
+            shutil.move(staged, folder / target.name)
             write_json(folder / MANIFEST, manifest)
         return True
 
 
-def publish_quarantine(staged: Path | None, target: Path) -> bool:
-    """Publish a folder with rejected rows; with none to publish, what stood at ``target`` goes.
+def publish_quarantine(staged: Path, target: Path) -> bool:
+    """Publish a folder with a file of rejected rows; where none was written, what stood at ``target`` goes.
 
     Returns
     -------
@@ -107,13 +105,13 @@ def publish_quarantine(staged: Path | None, target: Path) -> bool:
         If the disk refuses.
     """
     with one_line_errors(f"cannot write {target}"):
-        if staged is None:
+        if not staged.is_file():
             return remove(target)
-        file, standing = staged / REJECTED, target / REJECTED
-        if standing.is_file() and hash_file(standing) == hash_file(file):
+        standing = target / REJECTED
+        if standing.is_file() and hash_file(standing) == hash_file(staged):
             return False
         with publish(target) as folder:
-            file.rename(folder / REJECTED)
+            shutil.move(staged, folder / REJECTED)
         return True
 
 
@@ -127,10 +125,13 @@ def remove(target: Path) -> bool:
     return True
 
 
-def _stands(target: Path, name: str, manifest: dict[str, Any]) -> bool:
-    """Tell whether ``target`` holds this content; a file that merely grew elsewhere makes no difference."""
-    if not (target / MANIFEST).is_file() or not (target / name).is_file():
+def _stands(target: Path, manifest: dict[str, Any]) -> bool:
+    """Tell whether ``target`` holds this content; a landed file that merely grew elsewhere makes no difference."""
+    if not (target.parent / MANIFEST).is_file() or not target.is_file():
         return False
-    standing = read_json(target / MANIFEST)
+    try:
+        standing = read_json(target.parent / MANIFEST)
+    except ArtifactError:
+        return False
     same = all(standing.get(key) == value for key, value in manifest.items() if key != "files")
-    return same and hash_file(target / name) == manifest["content_hash"]
+    return same and hash_file(target) == manifest["content_hash"]
