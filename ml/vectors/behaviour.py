@@ -23,7 +23,7 @@ from ml.artifacts import (
 )
 from ml.evaluation.splits import training_mask
 from ml.histories import Histories, read_histories
-from ml.vectors.store import KIND, save_vectors
+from ml.vectors.store import KIND, read_catalogue, save_vectors
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
