@@ -19,7 +19,8 @@ from orchestration.settings import SettingsError, get_settings
 from orchestration.simulate.config import SimulationError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-_console = Console(soft_wrap=True)
+# Bound to the terminal now: while stages run, sys.stdout is a log file.
+_console = Console(file=sys.stdout, soft_wrap=True)
 
 
 @contextmanager
@@ -42,7 +43,9 @@ def _one_line_errors() -> Iterator[None]:
 
 @app.command()
 def demo(
-    source: Annotated[str, typer.Option(help="A source in orchestration/sources, or a YAML of your own.")] = "simulator",
+    source: Annotated[
+        str, typer.Option(help="A source in orchestration/sources, or a YAML of your own.")
+    ] = "simulator",
     data: Annotated[Path | None, typer.Option(help="Folder of the landing files.")] = None,
 ) -> None:
     """Run the whole chain, logs to recommendations, and print what came of it."""
@@ -72,8 +75,7 @@ def serve(port: Annotated[int, typer.Option(help="Port on the loopback interface
 
     with _one_line_errors():
         settings = get_settings()
-    if settings.clock == "logs":
-        os.environ["TESSERA_NOW"] = settings.now().isoformat()
+    os.environ["TESSERA_HOME"] = str(settings.home)
     uvicorn.run("serving.app:create_app_from_env", factory=True, host="127.0.0.1", port=port)
 
 

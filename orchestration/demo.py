@@ -55,7 +55,8 @@ def run_demo(source: str, data: Path | None, console: Console) -> dict[str, Any]
 
 def _set_up(home: Path, source: str, data: Path | None, console: Console) -> tuple[Settings, list[date]]:
     """Claim the home, make sure that there are logs, and return the days that they hold."""
-    from orchestration.ingest import available_days, load_spec
+    from orchestration.ingest.events import available_days
+    from orchestration.ingest.spec import load_spec
 
     spec = load_spec(source)
     homes.claim(home, source)

@@ -9,9 +9,11 @@ import dagster as dg
 
 from ml.artifacts import ArtifactError
 from orchestration.ingest.errors import IngestError
+from orchestration.quality import QualityError
 from orchestration.settings import SettingsError
+from serving.feature_store import FeatureStoreError
 
-USER_ERRORS = (ArtifactError, IngestError, SettingsError)
+USER_ERRORS = (ArtifactError, FeatureStoreError, IngestError, QualityError, SettingsError)
 RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 
 

@@ -167,7 +167,8 @@ def publish_recommendations(settings: Settings) -> Published:
             "snapshot": str(champion.snapshot.relative_to(settings.home)),
             "index": str(index.relative_to(settings.home)),
             "recommendations": str(folder.relative_to(settings.home)),
-            "popular": popular_items(champion, 100),
+            "popular": popular_items(champion, 500),
+            "as_of": settings.now().isoformat() if settings.clock == "logs" else None,
         },
     )
     rows_written = pq.read_metadata(folder / "recommendations.parquet").num_rows

@@ -138,7 +138,9 @@ def read_decision(settings: Settings) -> dict[str, Any]:
     return decision
 
 
-def _point_at(settings: Settings, version: Version, model: Path, snapshot: Path, gates: Sequence[Gate]) -> None:
+def _point_at(
+    settings: Settings, version: Version, model: Path, snapshot: Path, gates: Sequence[Gate]
+) -> None:
     write_json(
         settings.evaluation / "champion.json",
         {

@@ -21,7 +21,9 @@ _USERS = 3
 _TITLES = 5
 
 
-def summarise(settings: Settings, stages: dict[str, float], seconds: float, peak_rss_mb: float) -> dict[str, Any]:
+def summarise(
+    settings: Settings, stages: dict[str, float], seconds: float, peak_rss_mb: float
+) -> dict[str, Any]:
     """Gather the summary from what the stages left on disk."""
     champion = read_json(settings.home / "champion.json")
     index = read_json(settings.evaluation / "index.json")
@@ -69,7 +71,9 @@ def show(console: Console, settings: Settings, summary: dict[str, Any]) -> None:
             f"true interests recovered (0 chance, 1 best possible): recommendations {found['recommendations']:.3f}, "
             f"popularity {found['popularity']:.3f}, chance {found['chance']:.3f}"
         )
-    console.print("stages: " + ", ".join(f"{name} {value:.1f} s" for name, value in summary["stages"].items()))
+    console.print(
+        "stages: " + ", ".join(f"{name} {value:.1f} s" for name, value in summary["stages"].items())
+    )
     console.print(f"in all {summary['seconds']:.0f} s, peak memory {summary['peak_rss_mb']:,} MB\n")
     for user, history, recommended in _sample_users(settings):
         console.print(f"[bold]{user}[/] had   {'; '.join(history)}", highlight=False)
@@ -122,4 +126,3 @@ def _sample_users(settings: Settings) -> list[tuple[str, list[str], list[str]]]:
         return [titles.get(item) or item for item in ids]
 
     return [(user, shown(histories, user)[-_TITLES:], shown(lists, user)[:_TITLES]) for user in chosen]
-

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ml.artifacts import MANIFEST, ArtifactError, hash_folder, hash_json, read_json, write_json
+from ml.artifacts import MANIFEST, ArtifactError, hash_file, hash_folder, hash_json, read_json, write_json
 
 
 class LoadedDays(BaseModel):
@@ -120,4 +120,5 @@ def _state_file(warehouse: Path) -> Path:
 
 
 def _project_hash(project_dir: Path) -> str:
-    return hash_json([hash_folder(project_dir / name) for name in ("models", "macros")])
+    folders = [hash_folder(project_dir / name) for name in ("models", "macros")]
+    return hash_json([*folders, hash_file(project_dir / "dbt_project.yml")])

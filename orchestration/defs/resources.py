@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import dagster as dg
 from dagster_dbt import DbtCliResource
 
@@ -12,6 +15,6 @@ from orchestration.progress import progress_logger
 @dg.definitions
 def resources() -> dg.Definitions:
     """Return the dbt client, and the logger that prints a line per stage."""
-    return dg.Definitions(
-        resources={"dbt": DbtCliResource(DBT_PROJECT)}, loggers={"progress": progress_logger}
-    )
+    # Beside the interpreter, so that it need not be on PATH.
+    dbt = DbtCliResource(DBT_PROJECT, dbt_executable=str(Path(sys.executable).with_name("dbt")))
+    return dg.Definitions(resources={"dbt": dbt}, loggers={"progress": progress_logger})

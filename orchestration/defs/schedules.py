@@ -1,6 +1,6 @@
 """When the jobs run, UTC."""
 
-from __future__ import annotations
+# Dagster compares the annotation of `context` with its classes, so annotations must not be strings here.
 
 import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG

@@ -1,6 +1,6 @@
 """What starts a run besides the clock."""
 
-from __future__ import annotations
+# Dagster compares the annotation of `context` with its classes, so annotations must not be strings here.
 
 from datetime import date
 
@@ -8,7 +8,7 @@ import dagster as dg
 
 from ml.artifacts import MANIFEST
 from orchestration.defs.jobs import backfill
-from orchestration.ingest import available_days
+from orchestration.ingest.events import available_days
 from orchestration.ingest.errors import IngestError
 from orchestration.partitions import landing_partitions, partition_keys_of, source_spec
 from orchestration.settings import get_settings

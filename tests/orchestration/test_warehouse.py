@@ -16,6 +16,7 @@ class House:
         (self.project / "models").mkdir(parents=True)
         (self.project / "macros").mkdir()
         (self.project / "models" / "a.sql").write_text("select 1")
+        (self.project / "dbt_project.yml").write_text("name: tessera")
         self.variables = {"history_event_types": ["view"]}
 
     def land(self, day: str, content: str, first: str | None = None) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import dagster as dg
 
 from orchestration.defs.warehouse.assets import marts
 from orchestration.failures import RETRY, one_line_failures
+from orchestration.metadata import table
 from orchestration.settings import get_settings
+from serving.feature_store import apply_definitions
+from serving.materialize import materialize
 
 # Feast rewrites its registry file whole: one writer at a time.
 FEAST_POOL = "feast_registry"
@@ -15,11 +20,9 @@ FEAST_POOL = "feast_registry"
 @dg.asset(group_name="features", kinds={"feast"}, deps=[marts], pool=FEAST_POOL, retry_policy=RETRY)
 def feature_definitions() -> dg.MaterializeResult:
     """Entities, feature views and services, applied to the Feast registry."""
-    from serving.feature_store import apply_definitions
-
     with one_line_failures():
         report = apply_definitions(get_settings().home)
-    return dg.MaterializeResult(metadata=report.model_dump())
+    return dg.MaterializeResult(metadata=asdict(report))
 
 
 @dg.asset(
@@ -27,9 +30,10 @@ def feature_definitions() -> dg.MaterializeResult:
 )
 def online_features() -> dg.MaterializeResult:
     """The latest feature row of every entity, in the online store."""
-    from serving.feature_store import materialize
-
     settings = get_settings()
     with one_line_failures():
-        rows = materialize(settings.home, settings.now())
-    return dg.MaterializeResult(metadata={"dagster/row_count": sum(rows.values()), "rows": rows})
+        done = materialize(settings.home, settings.now())
+    rows = [{"view": name} | asdict(view) for name, view in done.items()]
+    return dg.MaterializeResult(
+        metadata={"dagster/row_count": sum(view.rows for view in done.values()), "views": table(rows)}
+    )

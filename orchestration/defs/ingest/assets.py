@@ -1,12 +1,13 @@
 """Landing files to the lake."""
 
-from __future__ import annotations
+# Dagster compares the annotation of `context` with its classes, so annotations must not be strings here.
 
 import dagster as dg
-from orchestration.quality.lake import EVENTS_CHECK, ITEMS_CHECK, check_events, check_items
+from orchestration.quality_checks import CHECK, check_events, check_items
 
 from orchestration.failures import RETRY, one_line_failures
-from orchestration.ingest import ingest_events, ingest_items
+from orchestration.ingest.events import ingest_events
+from orchestration.ingest.items import ingest_items
 from orchestration.metadata import table
 from orchestration.partitions import days_between, landing_partitions, source_spec
 from orchestration.settings import get_settings
@@ -18,7 +19,7 @@ from orchestration.settings import get_settings
     partitions_def=landing_partitions(),
     backfill_policy=dg.BackfillPolicy.single_run(),
     retry_policy=RETRY,
-    check_specs=[dg.AssetCheckSpec(EVENTS_CHECK, asset="raw_events", blocking=True)],
+    check_specs=[dg.AssetCheckSpec(CHECK, asset="raw_events", blocking=True)],
 )
 def raw_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Interaction events, typed and checked, one folder a day of arrival; bad rows are in quarantine with a reason."""
@@ -55,7 +56,7 @@ def raw_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     group_name="ingest",
     kinds={"duckdb", "parquet"},
     retry_policy=RETRY,
-    check_specs=[dg.AssetCheckSpec(ITEMS_CHECK, asset="raw_items", blocking=True)],
+    check_specs=[dg.AssetCheckSpec(CHECK, asset="raw_items", blocking=True)],
 )
 def raw_items() -> dg.MaterializeResult:
     """The catalogue as it landed: every version of every item."""

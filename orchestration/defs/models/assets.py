@@ -1,6 +1,6 @@
 """Snapshot to champion."""
 
-from __future__ import annotations
+# Dagster compares the annotation of `context` with its classes, so annotations must not be strings here.
 
 import dagster as dg
 

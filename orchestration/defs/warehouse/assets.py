@@ -1,6 +1,6 @@
 """Lake to marts, by dbt."""
 
-from __future__ import annotations
+# Dagster compares the annotation of `context` with its classes, so annotations must not be strings here.
 
 import json
 from collections.abc import Iterator
