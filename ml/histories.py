@@ -122,7 +122,7 @@ class Histories:
 
 
 def read_histories(
-    user_histories_parquet: Path, item_ids: list[str]
+    user_histories_parquet: Path, item_ids: list[str], skip_unknown: bool = False
 ) -> tuple[list[str], Histories, list[str]]:
     """Read the mart ``user_histories``.
 
@@ -132,6 +132,8 @@ def read_histories(
         Rows sorted by user and position.
     item_ids
         The catalogue; the place of an ID is its item index.
+    skip_unknown
+        Leave out events of items outside the catalogue, as a model must that was trained before they came.
 
     Returns
     -------
@@ -152,6 +154,8 @@ def read_histories(
     if missing := set(_COLUMNS) - set(table.column_names):
         raise ArtifactError(f"{path} lacks the column {sorted(missing)[0]}")
     items = pc.index_in(table["item_id"], value_set=pa.array(item_ids, pa.string()))
+    if skip_unknown and items.null_count:
+        table, items = table.filter(items.is_valid()), items.drop_null()
     if items.null_count:
         unknown = table["item_id"].filter(pc.is_null(items))[0].as_py()
         raise ArtifactError(f"{path} names item {unknown!r}, which is not in the catalogue")

@@ -8,8 +8,8 @@ import dagster as dg
 
 from ml.artifacts import MANIFEST
 from orchestration.defs.jobs import backfill
-from orchestration.ingest.events import available_days
 from orchestration.ingest.errors import IngestError
+from orchestration.ingest.events import available_days
 from orchestration.partitions import landing_partitions, partition_keys_of, source_spec
 from orchestration.settings import get_settings
 

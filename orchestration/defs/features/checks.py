@@ -8,8 +8,8 @@ import dagster as dg
 
 from orchestration.defs.warehouse.assets import marts
 from orchestration.failures import one_line_failures
-from orchestration.quality_checks import check_mart
 from orchestration.quality.suites import MART_SUITES
+from orchestration.quality_checks import check_mart
 from orchestration.settings import get_settings
 
 

@@ -3,13 +3,13 @@
 # Dagster compares the annotation of `context` with its classes, so annotations must not be strings here.
 
 import dagster as dg
-from orchestration.quality_checks import CHECK, check_events, check_items
 
 from orchestration.failures import RETRY, one_line_failures
 from orchestration.ingest.events import ingest_events
 from orchestration.ingest.items import ingest_items
 from orchestration.metadata import table
 from orchestration.partitions import days_between, landing_partitions, source_spec
+from orchestration.quality_checks import CHECK, check_events, check_items
 from orchestration.settings import get_settings
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dagster as dg
-from orchestration.semantic_ids import assign, fit, write_feature_rows
 
 from ml.artifacts import current, read_json, read_manifest
 from orchestration.defs.vectors.assets import item_fused_vectors
 from orchestration.failures import RETRY, one_line_failures
 from orchestration.metadata import bar_plot, table
+from orchestration.semantic_ids import assign, fit, write_feature_rows
 from orchestration.settings import get_settings
 
 
