@@ -132,7 +132,7 @@ def _cause(result: dg.ExecuteInProcessResult) -> str | None:
 
 def _group_of(definitions: dg.Definitions, step: str) -> str:
     for assets in definitions.resolve_asset_graph().assets_defs:
-        if assets.node_def.name == step:
+        if assets.keys and assets.node_def.name == step:
             return next(iter(assets.group_names_by_key.values()))
     return "checks"
 

@@ -126,21 +126,26 @@ def build_item_index(settings: Settings) -> BuiltIndex:
 
 def build_trie(settings: Settings) -> tuple[Path, int]:
     """Publish the trie of the champion's valid semantic IDs; return its folder and its number of nodes."""
-    from ml.recommenders.generative.trie import Trie
+    from safetensors.torch import save_file
+
+    from ml.recommenders.generative.trie import build_trie as build
 
     snapshot = settings.home / read_decision(settings)["snapshot"]
     catalogue = load_snapshot(snapshot).catalogue
-    trie = Trie.build(catalogue.codes)
+    trie = build(catalogue.codes, catalogue.code_sizes)
     version = hash_json(["trie", snapshot.name])
     folder = settings.tries / version
     if not is_complete(folder):
+        tensors = {
+            f"{name}/{level}": t for name in ("codes", "first") for level, t in enumerate(getattr(trie, name))
+        }
         with publish(folder) as staging:
-            trie.save(staging)
+            save_file(tensors | {"items": trie.items}, staging / "trie.safetensors")
             write_manifest(
                 staging, Manifest(kind="trie", version=version, inputs={"snapshot": snapshot.name})
             )
     set_current(settings.tries, version)
-    return folder, trie.n_nodes
+    return folder, sum(len(codes) for codes in trie.codes)
 
 
 def publish_recommendations(settings: Settings) -> Published:

@@ -27,7 +27,7 @@ def summarise(
     """Gather the summary from what the stages left on disk."""
     champion = read_json(settings.home / "champion.json")
     index = read_json(settings.evaluation / "index.json")
-    ids = read_json(current(settings.semantic_ids) / "report.json")
+    ids = read_json(current(settings.semantic_ids) / "report.json")["uniqueness"]
     summary: dict[str, Any] = {
         "source": settings.source,
         "events": _events(settings.lake),

@@ -43,9 +43,8 @@ def semantic_ids() -> dg.MaterializeResult:
     levels = {f"level {n}": float(level["perplexity"]) for n, level in enumerate(report["levels"])}
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": report["items"],
-            "distinct": report["distinct"],
-            "largest_collision": report["largest_collision"],
+            "dagster/row_count": report["full_ids"]["items"],
+            "before_deduplication": report["uniqueness"],
             "levels": table(report["levels"]),
             "perplexity": bar_plot(levels, "Codes in effective use, by level", "perplexity"),
             "report": report,
