@@ -115,7 +115,8 @@ def ingest_events(
     data_dir
         Folder of its files.
     days
-        Days to ingest: arrival days of daily files, else UTC dates of events.
+        Days to ingest: arrival days of daily files, else UTC dates of events. Those outside the source's dates,
+        as the first and the last month of a log may hold, are passed over.
     lake, quarantine
         Roots; partitions are ``events/day=YYYY-MM-DD`` below them. Bad rows of many-day files whose time is of no
         use are in ``events/day=undated`` of the quarantine, whatever days were asked for.
@@ -136,7 +137,10 @@ def ingest_events(
     IngestError
         If a file is missing, empty, corrupt or lacks a column, if too many rows are bad, or if the disk refuses.
     """
-    wanted = sorted(set(days))
+    wanted = sorted({day for day in days if spec.covers(day)})
+    if not wanted:
+        last = spec.end_date or "today"
+        raise IngestError(f"{spec.name}: no day that was asked for lies between {spec.start_date} and {last}")
     reports: dict[str, DayReport] = {}
     manifests: dict[str, dict[str, Any]] = {}
     filtered = 0
@@ -173,13 +177,6 @@ def _many_days(spec: SourceSpec, files: list[LandedFile], now: datetime) -> _Bat
 
 
 def _batches(spec: SourceSpec, data_dir: Path, wanted: list[date], now: datetime) -> Iterator[_Batch]:
-    if not wanted:
-        raise IngestError(f"{spec.name}: no day was asked for")
-    for day in wanted:
-        if not spec.covers(day):
-            raise IngestError(
-                f"{spec.name}: {day} is outside {spec.start_date} to {spec.end_date or 'today'}"
-            )
     if not spec.events.daily:
         yield _many_days(spec, _landed(spec, data_dir), now)
         return
