@@ -18,6 +18,7 @@ from orchestration.ingest.report import IngestReport
 from orchestration.ingest.spec import SourceSpec
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
+FIRST, SECOND = date(2025, 3, 1), date(2025, 3, 2)
 
 DAILY: dict[str, Any] = {
     "name": "shop",
@@ -140,3 +141,22 @@ class Home:
         table: pa.Table = pq.ParquetFile(path).read()
         rows: list[dict[str, Any]] = table.to_pylist()
         return rows
+
+
+def land(home: Home, day: str, lines: list[bytes]) -> Path:
+    """Write a day's file of the source ``DAILY``."""
+    path = home.landing / "events" / f"{day}.jsonl"
+    write_lines(path, lines)
+    return path
+
+
+def land_csv(home: Home, *lines: str) -> Path:
+    """Write the file of the source ``MANY_DAYS``."""
+    path = home.landing / "ratings.csv"
+    write_lines(path, [line.encode() for line in ("user,item,time,stars", *lines)])
+    return path
+
+
+def noon(day: int) -> int:
+    """Seconds since 1970 at noon of a day of March 2025."""
+    return ms(f"2025-03-{day:02}T12:00:00") // 1000

@@ -9,10 +9,10 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
+from bad_lines import BAD_CSV_LINES, BAD_JSON_LINES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from landed import DAILY, MANY_DAYS, Home, event_line, ms, spec_of, write_lines
-from test_ingest_events import BAD_CSV_LINES, BAD_JSON_LINES
 
 START = date(2025, 3, 1)
 DAYS = [START + timedelta(days=n) for n in range(3)]
