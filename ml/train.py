@@ -92,8 +92,7 @@ def train(
             raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
     data = read_manifest(snapshot_dir, "snapshot").version
     code = code_version()
-    version = hash_json([data, recipe.hash, recipe.name, seed, code, threads])
-    target = out / recipe.name / version
+    target = folder_of(snapshot_dir, recipe, out, seed, threads)
     asked = {*protocols, "temporal"} if "full" in protocols else set(protocols)
     wanted = [p for p in PROTOCOLS if p in asked and not is_complete(target / p)]
     if wanted:
@@ -107,10 +106,16 @@ def train(
             torch.set_num_threads(before)
     done = [p for p in PROTOCOLS if is_complete(target / p)]
     if wanted or not is_complete(target):
-        manifest = _manifest(TRAINING_KIND, version, data, recipe.recommender, seed, code)
+        manifest = _manifest(TRAINING_KIND, target.name, data, recipe.recommender, seed, code)
         manifest.metrics = {"recipe": recipe.name, "recipe_hash": recipe.hash, "protocols": done}
         write_manifest(target, manifest)
     return target
+
+
+def folder_of(snapshot_dir: Path, recipe: Recipe, out: Path, seed: int = 0, threads: int = 2) -> Path:
+    """Return where :func:`train` puts what these make, whether it is there or not."""
+    data = read_manifest(snapshot_dir, "snapshot").version
+    return out / recipe.name / hash_json([data, recipe.hash, recipe.name, seed, code_version(), threads])
 
 
 def code_version() -> str:

@@ -60,6 +60,7 @@ def _set_up(home: Path, source: str, data: Path | None, console: Console) -> tup
 
     spec = load_spec(source)
     homes.claim(home, source)
+    homes.sweep(home)
     os.environ["TESSERA_SOURCE"] = source
     if data is not None:
         os.environ["TESSERA_DATA"] = str(data.resolve())

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ml import artifacts
 from ml.artifacts import read_json, write_json, write_text
 from orchestration.settings import REMEMBERED, SettingsError
 
@@ -20,6 +21,18 @@ DAGSTER_YAML: dict[str, Any] = {
     # One writer for the warehouse file, one for the Feast registry; see the pools of the assets.
     "concurrency": {"pools": {"granularity": "op", "default_limit": 1}},
 }
+_PUBLISHED = (
+    "lake",
+    "lake/events",
+    "quarantine",
+    "quarantine/events",
+    "tokenizers",
+    "semantic_ids",
+    "snapshots",
+    "index",
+    "tries",
+    "recommendations",
+)
 
 
 def remembered_source(home: Path) -> str | None:
@@ -52,6 +65,17 @@ def prepare(home: Path, remember: dict[str, Any]) -> None:
     if not configuration.is_file() or configuration.read_text(encoding="utf-8") != text:
         write_text(configuration, text)
     write_json(home / REMEMBERED, remember)
+
+
+def sweep(home: Path) -> None:
+    """Remove what killed publications left behind; only while :func:`only_one` is held."""
+    for parent in (
+        home,
+        *(home / name for name in _PUBLISHED),
+        *(home / "vectors").glob("*"),
+        *(home / "models").glob("*/*"),
+    ):
+        artifacts.sweep(parent)
 
 
 @contextmanager

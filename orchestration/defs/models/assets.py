@@ -10,7 +10,7 @@ from ml.snapshot import write_snapshot
 from orchestration.defs.semantic_ids.assets import semantic_ids
 from orchestration.failures import RETRY, one_line_failures
 from orchestration.metadata import bar_plot, table
-from orchestration.models import compare, decide, leaderboard_rows, register, train_candidate
+from orchestration.models import compare, decide, leaderboard_rows, register, train_candidates
 from orchestration.partitions import recipe_partitions
 from orchestration.settings import get_settings
 
@@ -51,11 +51,11 @@ def training_snapshot() -> dg.MaterializeResult:
 def candidates(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Each recipe, trained and evaluated under both protocols, and registered."""
     settings = get_settings()
-    for recipe in context.partition_keys:
+    with one_line_failures():
+        folders = train_candidates(settings, context.partition_keys)
+    for recipe, folder in folders.items():
         with one_line_failures():
-            folder = train_candidate(settings, recipe)
             version = register(settings, recipe, folder)
-        context.log.info(f"{recipe}: version {version.number}")
         context.add_asset_metadata(
             {"model": dg.MetadataValue.path(str(folder)), "registry_version": version.number},
             partition_key=recipe,

@@ -1,0 +1,33 @@
+"""Every test works on a home of its own: none sees the user's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+DATASETS = Path(os.environ.get("TESSERA_DATASETS") or REPO.parent / "shared" / "datasets")
+
+for _name in [name for name in os.environ if name.startswith("TESSERA_") and name != "TESSERA_DATASETS"]:
+    del os.environ[_name]
+os.environ["TESSERA_HOME"] = str(Path(tempfile.mkdtemp(prefix="tessera-test-")) / "home")
+
+_MANIFEST = REPO / "dbt_project" / "target" / "manifest.json"
+if not _MANIFEST.is_file():
+    # Dagster loads the manifest on import; `make test` has made it already.
+    _dbt = Path(sys.executable).with_name("dbt")
+    _here = ["--project-dir", str(REPO / "dbt_project"), "--profiles-dir", str(REPO / "dbt_project")]
+    subprocess.run([_dbt, "--quiet", "parse", *_here], check=True, env=os.environ | {"DO_NOT_TRACK": "1"})
+
+
+@pytest.fixture(scope="session")
+def datasets() -> Path:
+    """Return the folder of the real logs, or skip where they are not."""
+    if not DATASETS.is_dir():
+        pytest.skip(f"no real logs at {DATASETS}; set TESSERA_DATASETS")
+    return DATASETS
