@@ -12,11 +12,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ml.artifacts import ArtifactError
 from orchestration import home as homes
-from orchestration.ingest.errors import IngestError
-from orchestration.settings import SettingsError, get_settings
-from orchestration.simulate.config import SimulationError
+from orchestration.settings import get_settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 # Bound to the terminal now: while stages run, sys.stdout is a log file.
@@ -27,10 +24,11 @@ _console = Console(file=sys.stdout, soft_wrap=True)
 def _one_line_errors() -> Iterator[None]:
     """End with code 1 and one line on standard error for a mistake that a person can mend."""
     from orchestration.demo import ChainError
+    from orchestration.failures import USER_ERRORS
 
     try:
         yield
-    except (ArtifactError, ChainError, IngestError, SettingsError, SimulationError) as error:
+    except (ChainError, *USER_ERRORS) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     except OSError as error:

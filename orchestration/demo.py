@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import date
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from ml.artifacts import write_json
 from orchestration import home as homes
+from orchestration.failures import USER_ERRORS
 from orchestration.memory import PeakMemory
 from orchestration.settings import Settings, get_settings, home_from_environment
 
@@ -57,6 +59,7 @@ def _set_up(home: Path, source: str, data: Path | None, console: Console) -> tup
     """Claim the home, make sure that there are logs, and return the days that they hold."""
     from orchestration.ingest.events import available_days
     from orchestration.ingest.spec import load_spec
+    from orchestration.models import check_recipes
 
     spec = load_spec(source)
     homes.claim(home, source)
@@ -65,6 +68,7 @@ def _set_up(home: Path, source: str, data: Path | None, console: Console) -> tup
     if data is not None:
         os.environ["TESSERA_DATA"] = str(data.resolve())
     settings = get_settings()
+    check_recipes(settings)
     if source == "simulator" and data is None:
         _simulate(settings, console)
     days = available_days(spec, settings.landing)
@@ -84,7 +88,8 @@ def _simulate(settings: Settings, console: Console) -> None:
 
 def _materialize(settings: Settings, days: list[date], console: Console) -> dict[str, float]:
     """Run ``backfill`` over all days, then ``retrain`` over all recipes; return seconds by asset group."""
-    with _noise_to(settings.dagster_home / LOG):
+    log = settings.dagster_home / LOG
+    with _noise_to(log), _told_in_one_line(settings.home, log):
         import dagster as dg
 
         from orchestration.definitions import defs
@@ -136,6 +141,19 @@ def _group_of(definitions: dg.Definitions, step: str) -> str:
         if assets.keys and assets.node_def.name == step:
             return next(iter(assets.group_names_by_key.values()))
     return "checks"
+
+
+@contextmanager
+def _told_in_one_line(home: Path, log: Path) -> Iterator[None]:
+    """Turn what fails outside every step (Dagster's own storage on a full disk, say) into one line; log the rest."""
+    try:
+        yield
+    except (ChainError, *USER_ERRORS):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        cause = str(error).strip().splitlines() or [type(error).__name__]
+        raise ChainError(f"{home}: {cause[0]}; {log} says more") from None
 
 
 @contextmanager

@@ -8,12 +8,22 @@ from contextlib import contextmanager
 import dagster as dg
 
 from ml.artifacts import ArtifactError
+from ml.recipes import RecipeError
 from orchestration.ingest.errors import IngestError
 from orchestration.quality import QualityError
 from orchestration.settings import SettingsError
+from orchestration.simulate.config import SimulationError
 from serving.feature_store import FeatureStoreError
 
-USER_ERRORS = (ArtifactError, FeatureStoreError, IngestError, QualityError, SettingsError)
+USER_ERRORS = (
+    ArtifactError,
+    FeatureStoreError,
+    IngestError,
+    QualityError,
+    RecipeError,
+    SettingsError,
+    SimulationError,
+)
 RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 
 

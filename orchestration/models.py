@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from orchestration.settings import Settings
 
 PROTOCOLS = ("leave_one_out", "temporal")
 BASELINE = "transitions"
+_PR_SET_PDEATHSIG = 1
 SHOWN = ("ndcg@10", "recall@10", "mrr@10", "coverage@10")
 
 
@@ -64,7 +67,8 @@ def train_candidates(settings: Settings, recipes: Sequence[str]) -> dict[str, Pa
     ]
     if tasks:
         # The costliest recipe is usually named last; started first, it leaves no worker idle at the end.
-        with ProcessPoolExecutor(min(settings.training_workers, len(tasks)), get_context("spawn")) as pool:
+        workers = min(settings.training_workers, len(tasks))
+        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_die_with_parent) as pool:
             futures = [
                 pool.submit(train, snapshot, name, settings.models, settings.seed, (protocol,), 1)
                 for name, protocol in reversed(tasks)
@@ -75,6 +79,22 @@ def train_candidates(settings: Settings, recipes: Sequence[str]) -> dict[str, Pa
         train(snapshot, name, settings.models, settings.seed, PROTOCOLS, threads=1)
         set_current(settings.models / folder.parent.name, folder.name)
     return folders
+
+
+def check_recipes(settings: Settings) -> None:
+    """Refuse recipes that do not exist, before hours are spent on those that do.
+
+    Raises
+    ------
+    RecipeError, ArtifactError
+        If a recipe is unknown or malformed, or if the baseline is missing.
+    """
+    from ml.recipes import load_recipe
+
+    for name in settings.recipes:
+        load_recipe(name)
+    if BASELINE not in settings.recipes:
+        raise ArtifactError(f"TESSERA_RECIPES must name {BASELINE!r}: every claim is measured against it")
 
 
 def register(settings: Settings, recipe: str, folder: Path) -> Version:
@@ -102,15 +122,14 @@ def compare(settings: Settings) -> list[Result]:
     Raises
     ------
     ArtifactError
-        If a recipe has no candidate of the live snapshot, or the baseline is not among the recipes.
+        If a recipe has no candidate of the live snapshot.
     """
+    check_recipes(settings)
     results = [
         read_result(_candidate(settings, recipe), protocol)
         for recipe in settings.recipes
         for protocol in PROTOCOLS
     ]
-    if BASELINE not in settings.recipes:
-        raise ArtifactError(f"TESSERA_RECIPES must name {BASELINE!r}: every claim is measured against it")
     write_json(
         settings.evaluation / "leaderboard.json",
         {"snapshot": current(settings.snapshots).name, "rows": leaderboard_rows(results)},
@@ -202,3 +221,11 @@ def _candidate(settings: Settings, recipe: str) -> Path:
             f"{folder} was trained on snapshot {trained_on}, the live one is {live}: run candidates"
         )
     return folder
+
+
+def _die_with_parent() -> None:
+    """Let a worker end with the run that started it, even if that is killed (Linux)."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    except (AttributeError, OSError):
+        return

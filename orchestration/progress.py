@@ -34,7 +34,7 @@ class ProgressHandler(logging.Handler):
             self.console.print(f"  {seconds:6.1f} s  {event.step_key:<24} {mark}", highlight=False)
 
 
-@dg.logger(description="One line per step.")
+@dg.logger(None, description="One line per step.")
 def progress_logger(init_context: dg.InitLoggerContext) -> logging.Logger:
     """Return the logger that :class:`ProgressHandler` listens to."""
     logger = logging.Logger("progress", level=logging.DEBUG)
