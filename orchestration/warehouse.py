@@ -110,6 +110,24 @@ def remember(warehouse: Path, lake: Path, loaded: LoadedDays) -> None:
     write_json(_state_file(warehouse), {"loaded": loaded.model_dump(), "event_dates": ranges})
 
 
+def failures_of(run_results: Path) -> str:
+    """Return, on one line, which nodes of a dbt build failed and why.
+
+    Parameters
+    ----------
+    run_results
+        The file that dbt writes at the end of a build.
+    """
+    if not run_results.is_file():
+        return "dbt ended before it built anything; its log says why"
+    failed = [
+        f"{node['unique_id'].split('.')[2]}: {' '.join(str(node['message']).split())}"
+        for node in read_json(run_results)["results"]
+        if node["status"] in ("error", "fail")
+    ]
+    return "; ".join(failed) or "dbt failed; its log says why"
+
+
 def _dates_before(warehouse: Path, day: str) -> list[str]:
     ranges: dict[str, list[str | None]] = read_json(_state_file(warehouse))["event_dates"]
     return [date for date in ranges.get(day, []) if date is not None]

@@ -100,3 +100,35 @@
 {% macro duckdb__array_length(array) -%}
     len({{ array }})
 {%- endmacro %}
+
+
+{# A record of named values. #}
+{% macro record(fields) %}{{ return(adapter.dispatch('record', 'tessera')(fields)) }}{% endmacro %}
+
+{% macro duckdb__record(fields) -%}
+    struct_pack({% for name, value in fields.items() %}{{ name }} := {{ value }}{{ ', ' if not loop.last }}{% endfor %})
+{%- endmacro %}
+
+
+{# The elements of an array for which a condition on `name` holds. #}
+{% macro filter_array(array, condition, name) %}{{ return(adapter.dispatch('filter_array', 'tessera')(array, condition, name)) }}{% endmacro %}
+
+{% macro duckdb__filter_array(array, condition, name) -%}
+    list_filter({{ array }}, lambda {{ name }}: {{ condition }})
+{%- endmacro %}
+
+
+{# An expression in `name`, of every element of an array. #}
+{% macro map_array(array, expression, name) %}{{ return(adapter.dispatch('map_array', 'tessera')(array, expression, name)) }}{% endmacro %}
+
+{% macro duckdb__map_array(array, expression, name) -%}
+    list_transform({{ array }}, lambda {{ name }}: {{ expression }})
+{%- endmacro %}
+
+
+{# The last so many elements of an array, in order. #}
+{% macro last_elements(array, count) %}{{ return(adapter.dispatch('last_elements', 'tessera')(array, count)) }}{% endmacro %}
+
+{% macro duckdb__last_elements(array, count) -%}
+    {{ array }}[-{{ count }}:]
+{%- endmacro %}

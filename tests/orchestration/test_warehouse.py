@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ml.artifacts import ArtifactError, write_json
-from orchestration.warehouse import plan_build, remember
+from orchestration.warehouse import failures_of, plan_build, remember
 
 
 class House:
@@ -87,3 +87,16 @@ def test_changed_project_variables_or_lost_day_rebuild_everything(house: House) 
     house.build()
     (house.lake / "events" / "day=2025-03-01" / "manifest.json").unlink()
     assert house.plan().full
+
+
+def test_failures_of_a_build_are_one_line(tmp_path: Path) -> None:
+    assert failures_of(tmp_path / "none.json") == "dbt ended before it built anything; its log says why"
+    nodes = [
+        {"unique_id": "model.tessera.dim_items", "status": "success", "message": "OK"},
+        {"unique_id": "model.tessera.fct_events", "status": "error", "message": "Out of\n  memory"},
+        {"unique_id": "test.tessera.unique_dim_users.ab12", "status": "fail", "message": "Got 2 results"},
+        {"unique_id": "model.tessera.marts", "status": "skipped", "message": None},
+    ]
+    write_json(tmp_path / "run_results.json", {"results": nodes})
+    told = failures_of(tmp_path / "run_results.json")
+    assert told == "fct_events: Out of memory; unique_dim_users: Got 2 results"

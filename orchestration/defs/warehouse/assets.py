@@ -8,13 +8,14 @@ from typing import Any
 
 import dagster as dg
 from dagster_dbt import DbtCliResource, dbt_assets
+from dagster_dbt.errors import DagsterDbtCliRuntimeError
 
 from ml.artifacts import Manifest, hash_inputs, publish, write_manifest
 from orchestration.dbt import DBT_DIR, DBT_PROJECT, TRANSLATOR
 from orchestration.failures import RETRY, one_line_failures
 from orchestration.partitions import source_spec
 from orchestration.settings import get_settings
-from orchestration.warehouse import plan_build, remember
+from orchestration.warehouse import failures_of, plan_build, remember
 
 WAREHOUSE_POOL = "warehouse"
 
@@ -35,7 +36,12 @@ def warehouse(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterato
     variables = meaning | {"min_date": plan.min_date, "max_date": plan.max_date}
     context.log.info(f"{len(plan.changed)} changed lake days; {'full build' if plan.full else variables}")
     command = ["build", "--exclude-resource-type", "unit_test", "--vars", json.dumps(variables)]
-    yield from dbt.cli([*command, *(["--full-refresh"] if plan.full else [])], context=context).stream()
+    invocation = dbt.cli([*command, *(["--full-refresh"] if plan.full else [])], context=context)
+    try:
+        yield from invocation.stream()
+    except DagsterDbtCliRuntimeError:
+        told = failures_of(DBT_DIR / invocation.target_path / "run_results.json")
+        raise dg.Failure(description=told, allow_retries="lock" in told) from None
     remember(settings.warehouse, settings.lake, plan.loaded)
 
 

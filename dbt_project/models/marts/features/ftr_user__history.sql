@@ -6,7 +6,7 @@ events as (
 
 ),
 
-history as (
+versions as (
 
     select * from {{ ref('int_users__history_versions') }}
 
@@ -21,83 +21,64 @@ days as (
 
 ),
 
--- A history changes on the days on which versions begin, and on most days of a user none does.
-changed_days as (
+-- One array a user, and not one a user and day: a day's history is filtered from it, row by row, in little memory.
+histories as (
 
-    select distinct
+    select
         user_id,
-        known_from as changed_on
-    from history
+        {{ array_of(
+            record({
+                'item_id': 'item_id',
+                'event_type': 'event_type',
+                'ts': epoch_ms('event_ts'),
+                'known_from': 'known_from',
+                'known_until': 'known_until',
+            }),
+            'event_rank'
+        ) }} as entries
+    from versions
+    group by user_id
 
 ),
 
 known as (
 
     select
-        changed_days.user_id,
-        changed_days.changed_on,
-        history.item_id,
-        history.event_type,
-        history.event_ts,
-        history.event_rank,
-        row_number() over (
-            partition by changed_days.user_id, changed_days.changed_on
-            order by history.event_rank desc
-        ) as rank_from_last,
-        count(*) over (partition by changed_days.user_id, changed_days.changed_on) as history_length
-    from changed_days
-    inner join history
-        on changed_days.user_id = history.user_id
-        and history.known_from <= changed_days.changed_on
-        and (history.known_until is null or history.known_until > changed_days.changed_on)
+        days.user_id,
+        days.known_date,
+        {{ filter_array(
+            'histories.entries',
+            'entry.known_from <= days.known_date '
+            ~ 'and (entry.known_until is null or entry.known_until > days.known_date)',
+            'entry'
+        ) }} as entries
+    from days
+    left join histories on days.user_id = histories.user_id
 
 ),
 
-states as (
+recent as (
 
     select
         user_id,
-        changed_on,
-        {{ array_of('item_id', 'event_rank') }} as recent_items,
-        {{ array_of('event_type', 'event_rank') }} as recent_types,
-        {{ array_of(epoch_ms('event_ts'), 'event_rank') }} as recent_ts,
-        max(history_length) as history_length
+        known_date,
+        {{ array_length('entries') }} as history_length,
+        {{ last_elements('entries', var('history_length')) }} as entries
     from known
-    where rank_from_last <= {{ var('history_length') }}
-    group by user_id, changed_on
-
-),
-
-dated as (
-
-    select
-        days.user_id,
-        days.known_date,
-        max(changed_days.changed_on) over (
-            partition by days.user_id
-            order by days.known_date
-        ) as changed_on
-    from days
-    left join changed_days
-        on days.user_id = changed_days.user_id
-        and days.known_date = changed_days.changed_on
 
 ),
 
 final as (
 
     select
-        dated.user_id,
-        {{ end_of_day('dated.known_date') }} as event_timestamp,
-        {{ end_of_day('dated.known_date') }} as created_timestamp,
-        coalesce(states.recent_items, {{ empty_array('varchar') }}) as recent_items,
-        coalesce(states.recent_types, {{ empty_array('varchar') }}) as recent_types,
-        coalesce(states.recent_ts, {{ empty_array('bigint') }}) as recent_ts,
-        coalesce(states.history_length, 0) as history_length
-    from dated
-    left join states
-        on dated.user_id = states.user_id
-        and dated.changed_on = states.changed_on
+        user_id,
+        {{ end_of_day('known_date') }} as event_timestamp,
+        {{ end_of_day('known_date') }} as created_timestamp,
+        coalesce({{ map_array('entries', 'entry.item_id', 'entry') }}, {{ empty_array('varchar') }}) as recent_items,
+        coalesce({{ map_array('entries', 'entry.event_type', 'entry') }}, {{ empty_array('varchar') }}) as recent_types,
+        coalesce({{ map_array('entries', 'entry.ts', 'entry') }}, {{ empty_array('bigint') }}) as recent_ts,
+        coalesce(history_length, 0) as history_length
+    from recent
 
 )
 
