@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.export_results import export
+from ml.artifacts import ArtifactError, Manifest, read_json, set_current, write_json, write_manifest
+from orchestration.settings import Settings
+
+METRICS = {f"{name}@{k}": 0.5 / k for name in ("recall", "ndcg", "mrr", "coverage") for k in (5, 10, 20, 50)}
+
+
+def home_with_results(home: Path) -> Settings:
+    folder = home / "models" / "transitions" / "abc"
+    write_manifest(folder, Manifest(kind="training", version="abc"))
+    set_current(folder.parent, "abc")
+    for protocol in ("leave_one_out", "temporal"):
+        told = {
+            "protocol": protocol,
+            "recipe": "transitions",
+            "seed": 3,
+            "metrics": METRICS,
+            "validation": dict.fromkeys(METRICS, 9.0),
+            "slices": {"item=head": {"ndcg@10": 0.1, "queries": 5}},
+            "provenance": {"data_hash": "d", "seconds": 1.0},
+        }
+        write_json(folder / f"result-{protocol}.json", told)
+    write_json(home / "summary.json", {"source": "shop", "recommenders": {"transitions": {}}})
+    return Settings(home=home)
+
+
+def test_leaderboard_files_hold_test_numbers_with_provenance(tmp_path: Path) -> None:
+    written = export(home_with_results(tmp_path / "home"), tmp_path / "results")
+    names = [path.relative_to(tmp_path / "results").as_posix() for path in written]
+    assert names == [
+        "demo/shop.json",
+        "leaderboard/shop/transitions-seed3.json",
+        "leaderboard/shop/transitions-seed3-temporal.json",
+    ]
+    row = read_json(written[1])
+    assert row["metrics"]["ndcg@10"] == 0.05
+    assert row["validation"] == {"ndcg@10": 9.0, "recall@10": 9.0}
+    assert row["provenance"]["data_hash"] == "d"
+    assert read_json(written[0])["machine"]["cores"] >= 1
+
+
+def test_home_without_demo_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"summary.json does not exist"):
+        export(Settings(home=tmp_path), tmp_path / "results")
