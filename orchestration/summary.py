@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import pyarrow.compute as pc
@@ -19,6 +20,7 @@ from orchestration.settings import Settings
 SHOWN = ("ndcg@10", "recall@10")
 _USERS = 3
 _TITLES = 5
+_WIDTH = 72
 
 
 def summarise(
@@ -123,6 +125,6 @@ def _sample_users(settings: Settings) -> list[tuple[str, list[str], list[str]]]:
 
     def shown(table: Any, user: str) -> list[str]:
         ids: list[str] = table.filter(pc.equal(table["user_id"], user))["item_id"].to_pylist()
-        return [titles.get(item) or item for item in ids]
+        return [shorten(titles.get(item) or item, _WIDTH, placeholder="...") for item in ids]
 
     return [(user, shown(histories, user)[-_TITLES:], shown(lists, user)[:_TITLES]) for user in chosen]
