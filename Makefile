@@ -33,7 +33,7 @@ demo: manifest ## Run the whole chain: make demo [SOURCE=ml-100k DATA=folder]
 	@$(BIN)/python -m orchestration demo --source $(SOURCE) $(if $(DATA),--data $(DATA))
 
 test: manifest ## Run the test suite
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: manifest ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

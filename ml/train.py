@@ -105,7 +105,8 @@ def train(
         finally:
             torch.set_num_threads(before)
     done = [p for p in PROTOCOLS if is_complete(target / p)]
-    if wanted or not is_complete(target):
+    stated = read_manifest(target).metrics.get("protocols") if is_complete(target) else None
+    if stated != done:
         manifest = _manifest(TRAINING_KIND, target.name, data, recipe.recommender, seed, code)
         manifest.metrics = {"recipe": recipe.name, "recipe_hash": recipe.hash, "protocols": done}
         write_manifest(target, manifest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 
 from orchestration import home as homes
-from orchestration.settings import get_settings
+from orchestration.settings import get_settings, home_from_environment
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 # Bound to the terminal now: while stages run, sys.stdout is a log file.
@@ -32,7 +33,7 @@ def _one_line_errors() -> Iterator[None]:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     except OSError as error:
-        typer.echo(f"error: {error.filename or 'file system'}: {error.strerror or error}", err=True)
+        typer.echo(f"error: {error.filename or home_from_environment()}: {error.strerror or error}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; run the same command again to go on", err=True)
@@ -58,12 +59,20 @@ def ui(port: Annotated[int, typer.Option(help="Port on the loopback interface.")
     """Open Dagster's web UI, with the daemon for schedules and sensors, on the state of this home."""
     with _one_line_errors():
         settings = get_settings()
-        homes.prepare(
-            settings.home,
-            {"source": settings.source, "data": str(settings.landing), "clock": settings.clock},
-        )
-    command = ["dagster", "dev", "-m", "orchestration.definitions", "-h", "127.0.0.1", "-p", str(port)]
-    os.execv(sys.executable, [sys.executable, "-m", *command])
+        remember = {"source": settings.source, "data": settings.data, "clock": settings.clock}
+        with homes.only_one(settings.home):
+            homes.prepare(settings.home, remember)
+            command = [
+                "dagster",
+                "dev",
+                "-m",
+                "orchestration.definitions",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                str(port),
+            ]
+            raise typer.Exit(subprocess.run([sys.executable, "-m", *command], check=False).returncode)
 
 
 @app.command()
@@ -79,8 +88,13 @@ def serve(port: Annotated[int, typer.Option(help="Port on the loopback interface
 
 @app.command()
 def rollback() -> None:
-    """Make the champion before this one live again."""
+    """Make the champion before this one live again, with its index and lists; nothing is trained."""
+    from orchestration.index import publish_champion
     from orchestration.models import roll_back
 
     with _one_line_errors():
-        typer.echo(f"champion is {roll_back(get_settings())}")
+        settings = get_settings()
+        with homes.only_one(settings.home):
+            recipe = roll_back(settings)
+            publish_champion(settings)
+        typer.echo(f"champion is {recipe}")

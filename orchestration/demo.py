@@ -17,8 +17,12 @@ from rich.console import Console
 from ml.artifacts import write_json
 from orchestration import home as homes
 from orchestration.failures import USER_ERRORS
+from orchestration.ingest.events import available_days
+from orchestration.ingest.spec import load_spec
 from orchestration.memory import PeakMemory
+from orchestration.models import check_recipes
 from orchestration.settings import Settings, get_settings, home_from_environment
+from orchestration.simulate import simulate
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -56,30 +60,35 @@ def run_demo(source: str, data: Path | None, console: Console) -> dict[str, Any]
 
 
 def _set_up(home: Path, source: str, data: Path | None, console: Console) -> tuple[Settings, list[date]]:
-    """Claim the home, make sure that there are logs, and return the days that they hold."""
-    from orchestration.ingest.events import available_days
-    from orchestration.ingest.spec import load_spec
-    from orchestration.models import check_recipes
+    """Claim the home, make sure that there are logs, and return the days that they hold.
 
+    Whatever a person can get wrong is checked before the home is touched.
+    """
     spec = load_spec(source)
-    homes.claim(home, source)
-    homes.sweep(home)
     os.environ["TESSERA_SOURCE"] = source
     if data is not None:
         os.environ["TESSERA_DATA"] = str(data.resolve())
+    get_settings.cache_clear()
+    check_recipes(get_settings())
+    given = os.environ.get("TESSERA_DATA") or homes.remembered_data(home, source)
+    days = available_days(spec, Path(given)) if given else []
+    homes.claim(home, source)
+    homes.sweep(home)
+    get_settings.cache_clear()
     settings = get_settings()
-    check_recipes(settings)
-    if source == "simulator" and data is None:
+    if not given and source == "simulator":
         _simulate(settings, console)
-    days = available_days(spec, settings.landing)
-    homes.prepare(home, {"source": source, "data": str(settings.landing), "clock": "logs"})
+    if not days:
+        days = available_days(spec, settings.landing)
+    if not given:
+        # Landing files below the home are all there is: a day that is gone from them belongs to another simulation.
+        homes.forget_other_days(home, days)
+    homes.prepare(home, {"source": source, "data": given, "clock": "logs"})
     get_settings.cache_clear()
     return get_settings(), days
 
 
 def _simulate(settings: Settings, console: Console) -> None:
-    from orchestration.simulate import simulate
-
     began = time.monotonic()
     settings.home.mkdir(parents=True, exist_ok=True)
     simulate(settings.simulation, settings.landing, settings.truth)
@@ -112,11 +121,11 @@ def _materialize(settings: Settings, days: list[date], console: Console) -> dict
 
 
 def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str, first: str, last: str) -> None:
-    from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
+    from orchestration.partitions import range_tags
 
     result = definitions.resolve_job_def(job).execute_in_process(
         instance=instance,
-        tags={ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last},
+        tags=range_tags(first, last),
         run_config={"loggers": {"progress": {}}},
         raise_on_error=False,
     )

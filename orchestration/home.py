@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ DAGSTER_YAML: dict[str, Any] = {
     "telemetry": {"enabled": False},
     "nux": {"enabled": False},
     # One writer for the warehouse file, one for the Feast registry; see the pools of the assets.
-    "concurrency": {"pools": {"granularity": "op", "default_limit": 1}},
+    # Two runs at once could mix two nights: marts and the CURRENT versions are shared.
+    "concurrency": {"pools": {"granularity": "op", "default_limit": 1}, "runs": {"max_concurrent_runs": 1}},
 }
 _PUBLISHED = (
     "lake",
@@ -39,6 +42,24 @@ def remembered_source(home: Path) -> str | None:
     """Return the source whose data a home holds, or ``None`` for a new home."""
     path = home / REMEMBERED
     return str(read_json(path)["source"]) if path.is_file() else None
+
+
+def remembered_data(home: Path, source: str) -> str | None:
+    """Return where the last demo of ``source`` found its landing files, if that was outside the home."""
+    for folder in (home, _aside(home, source)):
+        if remembered_source(folder) == source:
+            data = read_json(folder / REMEMBERED).get("data")
+            return None if data is None else str(data)
+    return None
+
+
+def forget_other_days(home: Path, days: Sequence[date]) -> None:
+    """Remove lake and quarantine days that are not among ``days``."""
+    kept = {"undated", *(day.isoformat() for day in days)}
+    for stage in ("lake", "quarantine"):
+        for folder in (home / stage / "events").glob("day=*"):
+            if folder.name.removeprefix("day=") not in kept:
+                shutil.rmtree(folder)
 
 
 def claim(home: Path, source: str) -> None:
@@ -94,7 +115,7 @@ def only_one(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SettingsError(f"another demo is at work on {home}") from None
+            raise SettingsError(f"another demo or UI is at work on {home}") from None
         yield
     finally:
         os.close(handle)

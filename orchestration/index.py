@@ -171,6 +171,7 @@ def publish_recommendations(settings: Settings) -> Published:
             "model": str(champion.model.relative_to(settings.home)),
             "snapshot": str(champion.snapshot.relative_to(settings.home)),
             "index": str(index.relative_to(settings.home)),
+            "trie": str(current(settings.tries).relative_to(settings.home)),
             "recommendations": str(folder.relative_to(settings.home)),
             "popular": popular_items(champion, 500),
             "as_of": settings.now().isoformat() if settings.clock == "logs" else None,
@@ -178,6 +179,21 @@ def publish_recommendations(settings: Settings) -> Published:
     )
     rows_written = pq.read_metadata(folder / "recommendations.parquet").num_rows
     return Published(folder, champion.recipe, len(champion.user_ids), rows_written)
+
+
+def publish_champion(settings: Settings) -> Published:
+    """Build and verify everything that serving the champion needs, and make it live.
+
+    Raises
+    ------
+    ArtifactError
+        If the index does not reach its recall; what was live stays live.
+    """
+    built = build_item_index(settings)
+    if not built.passed:
+        raise ArtifactError(f"{built.folder}: {built.reason}")
+    build_trie(settings)
+    return publish_recommendations(settings)
 
 
 def popular_items(champion: Champion, k: int) -> list[str]:

@@ -165,20 +165,24 @@ def decide(settings: Settings) -> Decision:
 
 
 def roll_back(settings: Settings) -> str:
-    """Make the champion before this one live again, without training; return its recipe.
+    """Make the champion before this one the champion again, without training; return its recipe.
+
+    What serves it (index, trie, lists) is then published by :func:`orchestration.index.publish_champion`.
 
     Raises
     ------
     ArtifactError
-        If there is none, or its model is gone.
+        If there is none, or its model or snapshot is gone.
     """
-    from ml.train import train
-
     registry = Registry(settings.mlflow)
     version = registry.previous()
-    snapshot = settings.snapshots / version.tags["snapshot"]
-    folder = train(snapshot, version.tags["recipe"], settings.models, settings.seed, ("full",), threads=1)
-    _point_at(settings, version, folder / "full", snapshot, [])
+    model, snapshot = (
+        settings.home / version.tags["model"] / "full",
+        settings.snapshots / version.tags["snapshot"],
+    )
+    for folder in (model, snapshot):
+        read_manifest(folder)
+    _point_at(settings, version, model, snapshot, [])
     registry.rollback()
     return version.tags["recipe"]
 

@@ -6,6 +6,7 @@ from datetime import date, timedelta
 from functools import cache
 
 import dagster as dg
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from orchestration.ingest.spec import SourceSpec, load_spec
 from orchestration.settings import get_settings
@@ -37,6 +38,11 @@ def landing_partitions() -> dg.TimeWindowPartitionsDefinition:
 def recipe_partitions() -> dg.StaticPartitionsDefinition:
     """Return one partition for each recipe that takes part in ``retrain``."""
     return dg.StaticPartitionsDefinition(list(get_settings().recipes))
+
+
+def range_tags(first: str, last: str) -> dict[str, str]:
+    """Return the tags that make one run of a range of partitions."""
+    return {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
 
 
 def days_between(start: date, end: date) -> list[date]:

@@ -62,8 +62,10 @@ class Settings(BaseSettings):
         The recall that the item index must reach, and its depth.
     recommendations_k
         Length of the nightly lists.
-    online_store
-        ``sqlite``, or ``redis`` at ``redis_url``.
+    redis
+        ``host:port`` of a Redis that holds the online features; SQLite below the home without it.
+    duckdb_memory, duckdb_threads
+        What ingestion and the warehouse build may use.
     simulation
         Size and faults of the simulated logs (``TESSERA_SIMULATION__EVENTS`` and so on).
     """
@@ -85,6 +87,9 @@ class Settings(BaseSettings):
     index_recall: float = Field(default=0.99, gt=0, le=1)
     index_k: int = Field(default=100, ge=1)
     recommendations_k: int = Field(default=20, ge=1, le=1000)
+    redis: str | None = None
+    duckdb_memory: str = "2GB"
+    duckdb_threads: int = Field(default=2, ge=1)
     simulation: SimulationConfig = SimulationConfig()
 
     @field_validator("recipes", mode="before")
@@ -221,11 +226,19 @@ def get_settings() -> Settings:
     SettingsError
         If a variable makes no sense; one line names each.
     """
+    known = {*Settings.model_fields, "datasets"}
+    for name in os.environ:
+        if name.startswith("TESSERA_") and name.removeprefix("TESSERA_").lower().split("__")[0] not in known:
+            raise SettingsError(
+                f"{name} is not a setting; known are {', '.join(sorted(Settings.model_fields))}"
+            )
     try:
         settings = Settings()
     except ValidationError as error:
         causes = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise SettingsError(f"settings (TESSERA_*): {'; '.join(causes)}") from None
     os.environ["TESSERA_HOME"] = str(settings.home)
+    os.environ["TESSERA_DUCKDB_MEMORY"] = settings.duckdb_memory
+    os.environ["TESSERA_DUCKDB_THREADS"] = str(settings.duckdb_threads)
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
     return settings

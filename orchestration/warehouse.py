@@ -20,10 +20,13 @@ class LoadedDays(BaseModel):
         Hash of the dbt project and of the variables it was built with.
     days
         Lake day to content hash.
+    event_dates
+        Lake day to the first and last event date it held; null where it held no event.
     """
 
     project: str
     days: dict[str, str]
+    event_dates: dict[str, tuple[str | None, str | None]]
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def plan_build(lake: Path, warehouse: Path, project_dir: Path, variables: dict[s
     now = LoadedDays(
         project=hash_json([_project_hash(project_dir), variables]),
         days={day: manifest["content_hash"] for day, manifest in sorted(manifests.items())},
+        event_dates={day: (m["min_event_date"], m["max_event_date"]) for day, m in sorted(manifests.items())},
     )
     before = read_loaded(warehouse)
     if before is None or before.project != now.project or before.days.keys() - now.days.keys():
@@ -89,7 +93,7 @@ def plan_build(lake: Path, warehouse: Path, project_dir: Path, variables: dict[s
         for date in (manifests[day]["min_event_date"], manifests[day]["max_event_date"], day)
         if date is not None
     ]
-    lost = [date for day in changed if day in before.days for date in _dates_before(warehouse, day)]
+    lost = [date for day in changed for date in before.event_dates.get(day, ()) if date is not None]
     return BuildPlan(False, min(dates + lost), max(dates + lost), changed, now)
 
 
@@ -98,16 +102,12 @@ def read_loaded(warehouse: Path) -> LoadedDays | None:
     path = _state_file(warehouse)
     if not warehouse.is_file() or not path.is_file():
         return None
-    return LoadedDays.model_validate(read_json(path)["loaded"])
+    return LoadedDays.model_validate(read_json(path))
 
 
-def remember(warehouse: Path, lake: Path, loaded: LoadedDays) -> None:
+def remember(warehouse: Path, loaded: LoadedDays) -> None:
     """Record, after a build that succeeded, what it was made from."""
-    ranges = {}
-    for day in loaded.days:
-        manifest = read_json(lake / "events" / f"day={day}" / MANIFEST)
-        ranges[day] = [manifest["min_event_date"], manifest["max_event_date"]]
-    write_json(_state_file(warehouse), {"loaded": loaded.model_dump(), "event_dates": ranges})
+    write_json(_state_file(warehouse), loaded.model_dump())
 
 
 def failures_of(run_results: Path) -> str:
@@ -126,11 +126,6 @@ def failures_of(run_results: Path) -> str:
         if node["status"] in ("error", "fail")
     ]
     return "; ".join(failed) or "dbt failed; its log says why"
-
-
-def _dates_before(warehouse: Path, day: str) -> list[str]:
-    ranges: dict[str, list[str | None]] = read_json(_state_file(warehouse))["event_dates"]
-    return [date for date in ranges.get(day, []) if date is not None]
 
 
 def _state_file(warehouse: Path) -> Path:

@@ -7,7 +7,11 @@ import dagster as dg
 from orchestration.partitions import landing_partitions, recipe_partitions
 
 INGEST = dg.AssetSelection.groups("ingest", "warehouse", "features", "vectors")
-NIGHTLY = INGEST | dg.AssetSelection.assets("semantic_ids") | dg.AssetSelection.groups("index")
+NIGHTLY = (
+    INGEST
+    | dg.AssetSelection.assets("semantic_ids", "online_semantic_ids")
+    | dg.AssetSelection.groups("index")
+)
 RETRAIN = dg.AssetSelection.groups("semantic_ids", "models", "index")
 
 backfill = dg.define_asset_job(

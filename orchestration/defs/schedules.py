@@ -3,10 +3,9 @@
 # Dagster compares the annotation of `context` with its classes, so annotations must not be strings here.
 
 import dagster as dg
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from orchestration.defs.jobs import nightly, retrain
-from orchestration.partitions import landing_partitions, recipe_partitions
+from orchestration.partitions import landing_partitions, range_tags, recipe_partitions
 
 
 @dg.schedule(job=nightly, cron_schedule="0 2 * * *", execution_timezone="UTC")
@@ -24,6 +23,4 @@ def nightly_at_two(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.
 def retrain_on_sunday() -> dg.RunRequest:
     """Train every recipe in one run."""
     recipes = recipe_partitions().get_partition_keys()
-    return dg.RunRequest(
-        tags={ASSET_PARTITION_RANGE_START_TAG: recipes[0], ASSET_PARTITION_RANGE_END_TAG: recipes[-1]}
-    )
+    return dg.RunRequest(tags=range_tags(recipes[0], recipes[-1]))

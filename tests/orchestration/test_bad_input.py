@@ -91,7 +91,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        ("truncated", ("2025-03-02.csv.gz",)),
+        ("truncated", ("2025-03-02.csv.gz", "Truncated")),
         ("column", ("2025-03-02.csv.gz", "'at'", "who, what, when")),
         ("empty", ("2025-03-02.csv.gz", "no rows")),
         ("gap", ("2025-03-02",)),
@@ -137,4 +137,11 @@ def test_full_disk_is_one_line_and_the_next_run_goes_on(shop: tuple[Path, Path, 
     assert result.returncode == 1
     assert len(result.stderr.strip().splitlines()) == 1
     assert "Traceback" not in result.stderr
+    assert str(home) in result.stderr
     assert hash_folder(home / "lake") == before
+    path = day(landing, "2025-03-02", rows=50)
+    try:
+        demo(home, "--source", str(spec), "--data", str(landing), TESSERA_RECIPES="popularity,transitions")
+        assert (home / "lake" / "events" / "day=2025-03-02" / "manifest.json").is_file()
+    finally:
+        path.unlink()

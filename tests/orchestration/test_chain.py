@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -20,7 +19,8 @@ from rich.console import Console
 
 from ml.artifacts import ArtifactError, current, hash_folder, read_json
 from orchestration import partitions
-from orchestration.demo import run_demo
+from orchestration.demo import ChainError, run_demo
+from orchestration.ingest.errors import IngestError
 from orchestration.settings import get_settings
 
 TINY = {"DAYS": "5", "EVENTS": "8000", "ITEMS": "300", "USERS": "250"}
@@ -141,6 +141,23 @@ def test_service_answers_from_the_online_store(chain: Chain) -> None:
     assert len(stranger["items"]) == 5
 
 
+def _online_id(home: Path, item: str) -> str | None:
+    from serving.feature_store import open_store
+
+    row = (
+        open_store(home).get_online_features(["item_semantic_id:semantic_id"], [{"item_id": item}]).to_dict()
+    )
+    return row["semantic_id"][0]
+
+
+def test_semantic_ids_are_online(chain: Chain) -> None:
+    ids = pq.read_table(
+        current(chain.home / "semantic_ids") / "items.parquet", columns=["item_id", "semantic_id"]
+    )
+    assert _online_id(chain.home, ids["item_id"][0].as_py()) == ids["semantic_id"][0].as_py()
+    assert _online_id(chain.home, "never-seen") is None
+
+
 def test_second_run_changes_nothing(chain: Chain) -> None:
     marts = hash_folder(chain.home / "marts")
     versions = [
@@ -212,16 +229,29 @@ def test_nightly_takes_in_a_new_day(chain: Chain) -> None:
     assert read_json(chain.home / "champion.json")["recipe"] == chain.summary["champion"]
 
 
-def test_rollback_needs_an_earlier_champion(chain: Chain) -> None:
-    from orchestration.models import roll_back
+def test_rollback_brings_back_what_was_served_without_training(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ml.evaluation.gates import Verdict
+    from orchestration import models
+    from orchestration.index import publish_champion
 
+    first = chain.summary["champion"]
+    other = "sasrec" if first != "sasrec" else "tiger"
+    settings = get_settings()
     with pytest.raises(ArtifactError, match="no earlier champion"):
-        roll_back(get_settings())
+        models.roll_back(settings)
+    monkeypatch.setattr(models, "choose_champion", lambda *_: Verdict(other, []))
+    assert models.decide(settings).verdict.champion == other
+    publish_champion(settings)
+    assert read_json(chain.home / "champion.json")["recipe"] == other
+    monkeypatch.setattr("ml.train.train", None)
+    assert models.roll_back(settings) == first
+    publish_champion(settings)
+    assert read_json(chain.home / "champion.json")["recipe"] == first
 
 
 def test_failed_ingest_leaves_what_stood(chain: Chain) -> None:
-    from orchestration.demo import ChainError
-
     lake, marts = hash_folder(chain.home / "lake"), hash_folder(chain.home / "marts")
     victim = sorted((chain.home / "landing" / "events").glob("*.jsonl"))[1]
     kept = victim.read_bytes()
@@ -234,4 +264,36 @@ def test_failed_ingest_leaves_what_stood(chain: Chain) -> None:
     assert victim.name in str(error.value)
     assert "\n" not in str(error.value)
     assert (hash_folder(chain.home / "lake"), hash_folder(chain.home / "marts")) == (lake, marts)
-    shutil.rmtree(chain.home / "dagster")
+
+
+def test_mistake_about_another_source_leaves_this_home_in_place(chain: Chain) -> None:
+    with pytest.raises(IngestError, match="void"):
+        run_demo("ml-100k", chain.home / "void", Console(file=io.StringIO()))
+    assert (chain.home / "champion.json").is_file()
+    assert [p.name for p in chain.home.parent.glob("home.*")] == ["home.lock"]
+
+
+def test_files_of_the_user_are_never_simulated_over(chain: Chain, tmp_path: Path) -> None:
+    mine = tmp_path / "events" / "2025-03-01.jsonl"
+    mine.parent.mkdir()
+    mine.write_text("mine\n")
+    os.environ["TESSERA_DATA"] = str(tmp_path)
+    try:
+        with pytest.raises(ChainError, match="raw_events"):
+            run_demo("simulator", None, Console(file=io.StringIO()))
+    finally:
+        del os.environ["TESSERA_DATA"]
+    assert mine.read_text() == "mine\n"
+
+
+def test_smaller_simulation_leaves_no_day_of_the_larger(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESSERA_SIMULATION__DAYS", "4")
+    monkeypatch.delenv("TESSERA_DATA", raising=False)
+    (chain.home / "settings.json").unlink()
+    smaller, _ = demo()
+    assert len(list((chain.home / "lake" / "events").glob("day=*"))) == 4
+    assert smaller["events"]["read"] < chain.summary["events"]["read"] + 100
+    events = pq.read_table(chain.home / "marts" / "fct_events.parquet", columns=["event_date"])["event_date"]
+    assert max(events.to_pylist()) == date(2025, 3, 4)

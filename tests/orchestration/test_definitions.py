@@ -45,6 +45,7 @@ def test_one_writer_for_warehouse_and_registry(definitions: dg.Definitions) -> N
     assert {name for name, pool in pools.items() if pool == "feast_registry"} == {
         "feature_definitions",
         "online_features",
+        "online_semantic_ids",
     }
 
 
@@ -59,6 +60,13 @@ def test_jobs_hold_what_their_names_say(definitions: dg.Definitions) -> None:
     assert {"tokenizer", "candidates", "champion", "item_index", "recommendations"} <= steps("retrain")
     assert steps("retrain").isdisjoint({"raw_events", "warehouse"})
     assert steps("backfill").isdisjoint({"semantic_ids", "champion", "item_index"})
+
+
+def test_nightly_builds_the_index_after_what_it_reads(definitions: dg.Definitions) -> None:
+    job = definitions.resolve_job_def("nightly")
+    inputs = job.graph.dependency_structure.input_to_upstream_outputs_for_node("item_index")
+    upstream = {output.node_name for outputs in inputs.values() for output in outputs}
+    assert {"marts", "item_behaviour_vectors"} <= upstream
 
 
 def tick(definitions: dg.Definitions, name: str, at: datetime) -> tuple[dg.ScheduleDefinition, dg.RunRequest]:

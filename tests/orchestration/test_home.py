@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -55,11 +56,32 @@ def test_instance_sends_no_telemetry_and_has_one_writer_a_pool(tmp_path: Path) -
 
 def test_second_holder_is_refused(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    refused = pytest.raises(SettingsError, match="another demo is at work")
+    refused = pytest.raises(SettingsError, match="another demo or UI is at work")
     with homes.only_one(home), refused, homes.only_one(home):
         pass
     with homes.only_one(home):
         pass
+
+
+def test_remembered_data_is_found_in_a_home_set_aside(tmp_path: Path) -> None:
+    home = tmp_path / ".tessera"
+    homes.prepare(home, {"source": "ml-100k", "data": "/logs"})
+    homes.claim(home, "simulator")
+    homes.prepare(home, {"source": "simulator", "data": None})
+    assert homes.remembered_data(home, "ml-100k") == "/logs"
+    assert homes.remembered_data(home, "simulator") is None
+
+
+def test_other_days_are_forgotten(tmp_path: Path) -> None:
+    for name in (
+        "lake/events/day=2025-03-01",
+        "lake/events/day=2025-03-02",
+        "quarantine/events/day=2025-03-02",
+    ):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "quarantine" / "events" / "day=undated").mkdir()
+    homes.forget_other_days(tmp_path, [date(2025, 3, 1)])
+    assert sorted(p.name for p in tmp_path.rglob("day=*")) == ["day=2025-03-01", "day=undated"]
 
 
 def test_sweep_removes_unfinished_publications_alone(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class House:
     def build(self) -> None:
         plan = self.plan()
         self.warehouse.touch()
-        remember(self.warehouse, self.lake, plan.loaded)
+        remember(self.warehouse, plan.loaded)
 
 
 @pytest.fixture

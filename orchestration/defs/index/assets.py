@@ -6,6 +6,8 @@ import dagster as dg
 
 from orchestration.defs.models.assets import champion
 from orchestration.defs.semantic_ids.assets import semantic_ids
+from orchestration.defs.vectors.assets import item_behaviour_vectors
+from orchestration.defs.warehouse.assets import marts
 from orchestration.failures import RETRY, one_line_failures
 from orchestration.index import build_item_index, build_trie, publish_recommendations
 from orchestration.metadata import table
@@ -15,7 +17,8 @@ from orchestration.settings import get_settings
 @dg.asset(
     group_name="index",
     kinds={"faiss"},
-    deps=[champion],
+    # In the nightly job `champion` does not run, and what it is applied to does.
+    deps=[champion, marts, item_behaviour_vectors],
     retry_policy=RETRY,
     check_specs=[dg.AssetCheckSpec("recall_against_exact", asset="item_index", blocking=True)],
 )
@@ -55,7 +58,7 @@ def id_trie() -> dg.MaterializeResult:
     )
 
 
-@dg.asset(group_name="index", kinds={"parquet"}, deps=[item_index, id_trie], retry_policy=RETRY)
+@dg.asset(group_name="index", kinds={"parquet"}, deps=[item_index, id_trie, marts], retry_policy=RETRY)
 def recommendations() -> dg.MaterializeResult:
     """Tonight's list for every user; with it, model, index and trie go live together."""
     with one_line_failures():

@@ -33,6 +33,8 @@ def raw_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             settings.lake,
             settings.quarantine,
             max_bad_share=settings.max_bad_share,
+            memory_limit=settings.duckdb_memory,
+            threads=settings.duckdb_threads,
         )
         check = check_events(settings, list(report.days))
     return dg.MaterializeResult(
@@ -68,6 +70,8 @@ def raw_items() -> dg.MaterializeResult:
             settings.lake,
             settings.quarantine,
             max_bad_share=settings.max_bad_share,
+            memory_limit=settings.duckdb_memory,
+            threads=settings.duckdb_threads,
         )
         check = check_items(settings)
     return dg.MaterializeResult(

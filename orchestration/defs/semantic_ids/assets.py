@@ -5,11 +5,13 @@ from __future__ import annotations
 import dagster as dg
 
 from ml.artifacts import current, read_json, read_manifest
+from orchestration.defs.features.assets import FEAST_POOL, online_features
 from orchestration.defs.vectors.assets import item_fused_vectors
 from orchestration.failures import RETRY, one_line_failures
 from orchestration.metadata import bar_plot, table
 from orchestration.semantic_ids import assign, fit, write_feature_rows
 from orchestration.settings import get_settings
+from serving.materialize import materialize
 
 
 @dg.asset(group_name="semantic_ids", kinds={"torch"}, deps=[item_fused_vectors], retry_policy=RETRY)
@@ -53,6 +55,21 @@ def semantic_ids() -> dg.MaterializeResult:
         },
         data_version=dg.DataVersion(manifest.version),
     )
+
+
+@dg.asset(
+    group_name="semantic_ids",
+    kinds={"feast"},
+    deps=[semantic_ids, online_features],
+    pool=FEAST_POOL,
+    retry_policy=RETRY,
+)
+def online_semantic_ids() -> dg.MaterializeResult:
+    """Each item's semantic ID in the online store."""
+    settings = get_settings()
+    with one_line_failures():
+        done = materialize(settings.home, settings.now())["item_semantic_id"]
+    return dg.MaterializeResult(metadata={"dagster/row_count": done.rows, "rebuilt": done.rebuilt})
 
 
 @dg.asset_check(asset=semantic_ids, blocking=True)

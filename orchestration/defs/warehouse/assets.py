@@ -42,7 +42,7 @@ def warehouse(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterato
     except DagsterDbtCliRuntimeError:
         told = failures_of(DBT_DIR / invocation.target_path / "run_results.json")
         raise dg.Failure(description=told, allow_retries="lock" in told) from None
-    remember(settings.warehouse, settings.lake, plan.loaded)
+    remember(settings.warehouse, plan.loaded)
 
 
 @dg.asset(
