@@ -20,6 +20,8 @@ from orchestration.settings import REMEMBERED, SettingsError
 DAGSTER_YAML: dict[str, Any] = {
     "telemetry": {"enabled": False},
     "nux": {"enabled": False},
+    # A killed run must not hold its pools for ever.
+    "run_monitoring": {"enabled": True, "free_slots_after_run_end_seconds": 60},
     # One writer for the warehouse file, one for the Feast registry; see the pools of the assets.
     # Two runs at once could mix two nights: marts and the CURRENT versions are shared.
     "concurrency": {"pools": {"granularity": "op", "default_limit": 1}, "runs": {"max_concurrent_runs": 1}},

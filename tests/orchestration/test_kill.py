@@ -16,7 +16,7 @@ import pytest
 from ml.artifacts import current, hash_file
 
 TINY = {"DAYS": "5", "EVENTS": "8000", "ITEMS": "300", "USERS": "250"}
-KILLS = 12
+KILLS = 8
 
 
 def start(home: Path) -> subprocess.Popen[bytes]:
