@@ -58,9 +58,9 @@ def export(settings: Settings, results: Path) -> list[Path]:
         **package_versions("tessera", "torch", "duckdb", "dagster"),
     }
     written = [results / "demo" / f"{dataset}.json"]
-    write_json(
-        written[0], {"machine": machine, "versions": versions, "seed": settings.seed, "summary": summary}
-    )
+    gates = read_json(settings.evaluation / "champion.json")["gates"]
+    about = {"machine": machine, "versions": versions, "seed": settings.seed, "gates": gates}
+    write_json(written[0], about | {"summary": summary})
     for recipe in summary["recommenders"]:
         folder = current(settings.models / recipe)
         for protocol in PROTOCOLS:

@@ -27,6 +27,8 @@ def home_with_results(home: Path) -> Settings:
         }
         write_json(folder / f"result-{protocol}.json", told)
     write_json(home / "summary.json", {"source": "shop", "recommenders": {"transitions": {}}})
+    gate = {"name": "beats_baseline", "recipe": "sasrec", "passed": False, "reason": "within luck"}
+    write_json(home / "evaluation" / "champion.json", {"recipe": "transitions", "gates": [gate]})
     return Settings(home=home)
 
 
@@ -42,6 +44,7 @@ def test_leaderboard_files_hold_test_numbers_with_provenance(tmp_path: Path) -> 
     assert row["metrics"]["ndcg@10"] == 0.05
     assert row["validation"] == {"ndcg@10": 9.0, "recall@10": 9.0}
     assert row["provenance"]["data_hash"] == "d"
+    assert read_json(written[0])["gates"][0]["reason"] == "within luck"
     assert read_json(written[0])["machine"]["cores"] >= 1
 
 
