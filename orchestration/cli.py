@@ -57,11 +57,16 @@ def demo(
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="Port on the loopback interface.")] = 3000) -> None:
     """Open Dagster's web UI, with the daemon for schedules and sensors, on the state of this home."""
+    import dagster as dg
+
+    from orchestration.demo import release_dead_runs
+
     with _one_line_errors():
         settings = get_settings()
         remember = {"source": settings.source, "data": settings.data, "clock": settings.clock}
         with homes.only_one(settings.home):
             homes.prepare(settings.home, remember)
+            release_dead_runs(dg.DagsterInstance.get())
             command = [
                 "dagster",
                 "dev",

@@ -76,12 +76,13 @@ def _set_up(home: Path, source: str, data: Path | None, console: Console) -> tup
     homes.sweep(home)
     get_settings.cache_clear()
     settings = get_settings()
-    if not given and source == "simulator":
+    simulated = not given and source == "simulator"
+    if simulated:
         _simulate(settings, console)
-    if not days:
-        days = available_days(spec, settings.landing)
-    if not given:
-        # Landing files below the home are all there is: a day that is gone from them belongs to another simulation.
+    days = days or available_days(spec, settings.landing)
+    if simulated:
+        # A lake day without a landing file belongs to another simulation. Of real logs, old files may have been
+        # cleared away, and their days stay.
         homes.forget_other_days(home, days)
     homes.prepare(home, {"source": source, "data": given, "clock": "logs"})
     get_settings.cache_clear()
@@ -107,6 +108,7 @@ def _materialize(settings: Settings, days: list[date], console: Console) -> dict
 
         definitions = defs()
         ProgressHandler.console = console
+        ProgressHandler.seconds.clear()
         instance = dg.DagsterInstance.get()
         release_dead_runs(instance)
         for job, first, last in (

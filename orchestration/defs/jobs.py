@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dagster as dg
 
-from orchestration.partitions import landing_partitions, recipe_partitions
-
 INGEST = dg.AssetSelection.groups("ingest", "warehouse", "features", "vectors")
 NIGHTLY = (
     INGEST
@@ -17,18 +15,15 @@ RETRAIN = dg.AssetSelection.groups("semantic_ids", "models", "index")
 backfill = dg.define_asset_job(
     "backfill",
     selection=INGEST,
-    partitions_def=landing_partitions(),
     description="Logs to features and vectors, for any range of days; touches no model.",
 )
 nightly = dg.define_asset_job(
     "nightly",
     selection=NIGHTLY,
-    partitions_def=landing_partitions(),
     description="A day of logs, and everything that is served refreshed for the live champion.",
 )
 retrain = dg.define_asset_job(
     "retrain",
     selection=RETRAIN,
-    partitions_def=recipe_partitions(),
     description="New semantic IDs and candidates; the gates decide which one serves.",
 )

@@ -293,6 +293,7 @@ def test_smaller_simulation_leaves_no_day_of_the_larger(
     monkeypatch.delenv("TESSERA_DATA", raising=False)
     (chain.home / "settings.json").unlink()
     smaller, _ = demo()
+    assert sum(smaller["stages"].values()) <= smaller["seconds"]
     assert len(list((chain.home / "lake" / "events").glob("day=*"))) == 4
     assert smaller["events"]["read"] < chain.summary["events"]["read"] + 100
     events = pq.read_table(chain.home / "marts" / "fct_events.parquet", columns=["event_date"])["event_date"]
