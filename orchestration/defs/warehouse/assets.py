@@ -15,7 +15,7 @@ from orchestration.dbt import DBT_DIR, DBT_PROJECT, TRANSLATOR
 from orchestration.failures import RETRY, one_line_failures
 from orchestration.partitions import source_spec
 from orchestration.settings import get_settings
-from orchestration.warehouse import failures_of, plan_build, remember
+from orchestration.warehouse import begin, failures_of, plan_build, remember
 
 WAREHOUSE_POOL = "warehouse"
 
@@ -33,8 +33,9 @@ def warehouse(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterato
     meaning = {"history_event_types": list(source_spec().history_event_types)}
     with one_line_failures():
         plan = plan_build(settings.lake, settings.warehouse, DBT_DIR, meaning)
-    variables = meaning | {"min_date": plan.min_date, "max_date": plan.max_date}
+    variables = meaning | plan.variables
     context.log.info(f"{len(plan.changed)} changed lake days; {'full build' if plan.full else variables}")
+    begin(settings.warehouse, plan)
     command = ["build", "--exclude-resource-type", "unit_test", "--vars", json.dumps(variables)]
     invocation = dbt.cli([*command, *(["--full-refresh"] if plan.full else [])], context=context)
     try:
