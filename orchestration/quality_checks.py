@@ -36,7 +36,9 @@ def check_items(settings: Settings) -> dg.AssetCheckResult:
 def check_mart(settings: Settings, name: str) -> dg.AssetCheckResult:
     """Hold a feature mart against its suite."""
     return _result(
-        validate(settings.marts / f"{name}.parquet", MART_SUITES[name], settings.quality), name, "marts"
+        validate(sorted((settings.marts / name).glob("*.parquet")), MART_SUITES[name], settings.quality),
+        name,
+        "marts",
     )
 
 

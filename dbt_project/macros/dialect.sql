@@ -35,6 +35,22 @@
 {%- endmacro %}
 
 
+{# The first date of the period (day, week from Monday, month, year) that a date lies in. #}
+{% macro period_start(day, period) %}{{ return(adapter.dispatch('period_start', 'tessera')(day, period)) }}{% endmacro %}
+
+{% macro duckdb__period_start(day, period) -%}
+    cast(date_trunc('{{ period }}', {{ day }}) as date)
+{%- endmacro %}
+
+
+{# The first date of the period after the one that starts on a date. #}
+{% macro next_period(day, period) %}{{ return(adapter.dispatch('next_period', 'tessera')(day, period)) }}{% endmacro %}
+
+{% macro duckdb__next_period(day, period) -%}
+    cast({{ day }} + interval 1 {{ period }} as date)
+{%- endmacro %}
+
+
 {# Milliseconds since 1970-01-01 UTC. #}
 {% macro epoch_ms(moment) %}{{ return(adapter.dispatch('epoch_ms', 'tessera')(moment)) }}{% endmacro %}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import date, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,24 +23,69 @@ KEYS = {
     "user_daily": ["user_id", "event_date"],
     "user_histories": ["user_id", "position"],
 }
+PARTED = {
+    "fct_events": "event_date",
+    "ftr_item__stats": "event_timestamp",
+    "ftr_user__activity": "event_timestamp",
+    "ftr_user__history": "event_timestamp",
+    "item_daily": "event_date",
+    "user_daily": "event_date",
+}
+
+
+def files_of(marts: Path, name: str) -> list[Path]:
+    """Return the one file of a mart, or the parts of a dated one."""
+    return sorted((marts / name).glob("*.parquet")) or [marts / f"{name}.parquet"]
 
 
 def test_every_mart_is_exported_in_the_order_of_its_key(full: Built) -> None:
     assert sorted(p.stem for p in full.marts.iterdir()) == sorted(KEYS)
     for name, key in KEYS.items():
-        table = pq.read_table(full.marts / f"{name}.parquet", columns=key)
-        keys = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        keys = []
+        for path in files_of(full.marts, name):
+            table = pq.read_table(path, columns=key)
+            part = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+            assert part == sorted(part)
+            keys += part
         assert keys
-        assert keys == sorted(set(keys))
+        assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize(("name", "column"), sorted(PARTED.items()))
+def test_a_part_holds_the_week_that_names_it(full: Built, name: str, column: str) -> None:
+    files = files_of(full.marts, name)
+    assert len(files) > 2
+    for path in files:
+        monday = date.fromisoformat(path.stem)
+        assert monday.weekday() == 0
+        days = {getattr(v, "date", lambda v=v: v)() for v in pq.read_table(path)[column].to_pylist()}
+        assert days
+        assert monday <= min(days) <= max(days) < monday + timedelta(days=7)
+
+
+def test_only_the_parts_that_were_asked_for_are_written(full: Built) -> None:
+    weeks = {name: [path.stem for path in files_of(full.marts, name)] for name in PARTED}
+    first, last = weeks["fct_events"][1], weeks["fct_events"][-2]
+    inside = date.fromisoformat(last) + timedelta(days=3)
+    partly = full.warehouse.export(
+        "partly", ranges={"event_date": [first, str(inside)], "event_timestamp": [str(inside), None]}
+    )
+    for name, column in PARTED.items():
+        written = [w for w in weeks[name] if (first <= w <= last if column == "event_date" else w >= last)]
+        assert [path.stem for path in files_of(partly, name)] == written
+        for part in written:
+            path = f"{name}/{part}.parquet"
+            assert (partly / path).read_bytes() == (full.marts / path).read_bytes()
 
 
 def test_timestamps_are_utc_microseconds_and_files_zstd(full: Built) -> None:
     for name in KEYS:
-        file = pq.ParquetFile(full.marts / f"{name}.parquet")
-        stamps = [f.type for f in file.schema_arrow if pa.types.is_timestamp(f.type)]
-        assert all(stamp == pa.timestamp("us", "UTC") for stamp in stamps)
-        assert file.metadata.row_group(0).column(0).compression == "ZSTD"
-    history = pq.read_schema(full.marts / "ftr_user__history.parquet")
+        for path in files_of(full.marts, name):
+            file = pq.ParquetFile(path)
+            stamps = [f.type for f in file.schema_arrow if pa.types.is_timestamp(f.type)]
+            assert all(stamp == pa.timestamp("us", "UTC") for stamp in stamps)
+            assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+    history = pq.read_schema(files_of(full.marts, "ftr_user__history")[0])
     assert history.field("recent_items").type == pa.list_(pa.field("element", pa.string()))
     assert history.field("recent_ts").type == pa.list_(pa.field("element", pa.int64()))
     assert pq.read_schema(full.marts / "user_histories.parquet").field("position").type == pa.int32()
@@ -47,8 +94,10 @@ def test_timestamps_are_utc_microseconds_and_files_zstd(full: Built) -> None:
 def test_a_second_full_build_exports_the_same_bytes(full: Built) -> None:
     full.warehouse.dbt("run", "--full-refresh")
     again = full.warehouse.export("again")
-    for path in full.marts.iterdir():
-        assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+    paths = sorted(path.relative_to(full.marts) for path in full.marts.rglob("*.parquet"))
+    assert paths == sorted(path.relative_to(again) for path in again.rglob("*.parquet"))
+    for path in paths:
+        assert (full.marts / path).read_bytes() == (again / path).read_bytes(), path
 
 
 @pytest.mark.parametrize("name", sorted(KEYS))
@@ -59,7 +108,7 @@ def test_contract_describes_every_column(full: Built, name: str) -> None:
     assert node["config"]["meta"]["owner"]
     assert node["config"]["meta"]["key"] == KEYS[name]
     assert node["meta"]["dagster"]["group"] == "warehouse"
-    assert list(node["columns"]) == pq.read_schema(full.marts / f"{name}.parquet").names
+    assert list(node["columns"]) == pq.read_schema(files_of(full.marts, name)[0]).names
     assert all(column["description"] for column in node["columns"].values())
 
 

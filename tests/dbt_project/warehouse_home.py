@@ -12,6 +12,8 @@ import pytest
 from dbt.cli.main import dbtRunner
 from warehouse_lakes import HISTORY_LENGTH, Log
 
+from orchestration.marts import dated_marts
+
 PROJECT = Path(__file__).parents[2] / "dbt_project"
 
 
@@ -39,11 +41,12 @@ class Warehouse:
         assert outcome.success is succeeds, (failed, outcome.exception)
         return failed
 
-    def export(self, folder: str = "marts") -> Path:
-        """Export all marts below the home."""
+    def export(self, folder: str = "marts", **arguments: Any) -> Path:
+        """Export the marts below the home."""
         target = self.home / folder
-        target.mkdir()
-        self.dbt("run-operation", "export_marts", "--args", json.dumps({"target": str(target)}))
+        for name in dated_marts(self.home / "target" / "manifest.json"):
+            (target / name).mkdir(parents=True)
+        self.dbt("run-operation", "export_marts", "--args", json.dumps({"target": str(target), **arguments}))
         return target
 
 

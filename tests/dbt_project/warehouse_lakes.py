@@ -180,9 +180,10 @@ def random_log(seed: int, days: int = 45, users: int = 14, items: int = 9, n: in
 
 def rows(marts: Path, name: str) -> list[dict[str, Any]]:
     """Return a mart as a list of rows, in file order."""
-    return pq.read_table(marts / f"{name}.parquet").to_pylist()
+    folder = marts / name
+    return pq.read_table(folder if folder.is_dir() else folder.with_suffix(".parquet")).to_pylist()
 
 
 def contents(marts: Path) -> dict[str, list[dict[str, Any]]]:
     """Return every exported mart."""
-    return {path.stem: rows(marts, path.stem) for path in sorted(marts.glob("*.parquet"))}
+    return {name: rows(marts, name) for name in sorted(path.stem for path in marts.iterdir())}

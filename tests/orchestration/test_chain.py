@@ -219,7 +219,7 @@ def test_nightly_takes_in_a_new_day(chain: Chain) -> None:
             assert job.execute_in_process(instance=instance, partition_key=tomorrow).success
     finally:
         fresh.unlink()
-    events = pq.read_table(chain.home / "marts" / "fct_events.parquet", columns=["event_id", "event_date"])
+    events = pq.read_table(chain.home / "marts" / "fct_events", columns=["event_id", "event_date"])
     assert date.fromisoformat(tomorrow) in set(events["event_date"].to_pylist())
     assert (
         "never-seen"
@@ -296,5 +296,5 @@ def test_smaller_simulation_leaves_no_day_of_the_larger(
     assert sum(smaller["stages"].values()) <= smaller["seconds"]
     assert len(list((chain.home / "lake" / "events").glob("day=*"))) == 4
     assert smaller["events"]["read"] < chain.summary["events"]["read"] + 100
-    events = pq.read_table(chain.home / "marts" / "fct_events.parquet", columns=["event_date"])["event_date"]
+    events = pq.read_table(chain.home / "marts" / "fct_events", columns=["event_date"])["event_date"]
     assert max(events.to_pylist()) == date(2025, 3, 4)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ml.artifacts import current, hash_file
+from ml.artifacts import MANIFEST, current, read_json
 
 TINY = {"DAYS": "5", "EVENTS": "8000", "ITEMS": "300", "USERS": "250"}
 KILLS = 8
@@ -29,7 +29,7 @@ def start(home: Path) -> subprocess.Popen[bytes]:
 
 def state(home: Path) -> dict[str, object]:
     """What the chain leaves: tables, IDs, snapshot and lists, by content."""
-    marts = {path.name: hash_file(path) for path in sorted((home / "marts").glob("*.parquet"))}
+    marts = read_json(home / "marts" / MANIFEST)["inputs"]
     versions = {
         name: current(home / name).name for name in ("semantic_ids", "snapshots", "tokenizers", "index")
     }

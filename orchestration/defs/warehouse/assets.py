@@ -10,12 +10,13 @@ import dagster as dg
 from dagster_dbt import DbtCliResource, dbt_assets
 from dagster_dbt.errors import DagsterDbtCliRuntimeError
 
-from ml.artifacts import Manifest, hash_inputs, publish, write_manifest
+from ml.artifacts import ArtifactError, publish, read_manifest
 from orchestration.dbt import DBT_DIR, DBT_PROJECT, TRANSLATOR
 from orchestration.failures import RETRY, one_line_failures
+from orchestration.marts import KIND, PERIODS, certify, dated_marts, is_unfinished, lay_out, plan_export
 from orchestration.partitions import source_spec
 from orchestration.settings import get_settings
-from orchestration.warehouse import begin, failures_of, plan_build, remember
+from orchestration.warehouse import begin, failures_of, plan_build, read_loaded, remember
 
 WAREHOUSE_POOL = "warehouse"
 
@@ -55,21 +56,27 @@ def warehouse(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterato
 )
 def marts(dbt: DbtCliResource) -> dg.MaterializeResult:
     """The marts as Parquet, published together: the only way out of the warehouse."""
-    import pyarrow.parquet as pq
-
     settings = get_settings()
-    with one_line_failures(), publish(settings.marts) as staging:
-        dbt.cli(["run-operation", "export_marts", "--args", json.dumps({"target": str(staging)})]).wait()
-        files = {path.stem: path for path in sorted(staging.glob("*.parquet"))}
-        rows = {name: pq.read_metadata(path).num_rows for name, path in files.items()}
-        hashes = hash_inputs(files)
-        write_manifest(
-            staging, Manifest(kind="marts", version="marts", inputs=hashes, metrics={"rows": rows})
-        )
+    with one_line_failures():
+        loaded = read_loaded(settings.warehouse)
+        if loaded is None or is_unfinished(loaded):
+            raise ArtifactError(
+                f"{settings.warehouse} was not built to its end: materialize the dbt models first"
+            )
+        dated = dated_marts(DBT_PROJECT.manifest_path)
+        plan = plan_export(settings.marts, dated, loaded, PERIODS[source_spec().cadence])
+        if plan is not None:
+            with publish(settings.marts) as staging:
+                lay_out(plan, settings.marts, staging)
+                arguments = {"target": str(staging), "period": plan.period, "ranges": plan.ranges}
+                dbt.cli(["run-operation", "export_marts", "--args", json.dumps(arguments)]).wait()
+                certify(plan, staging)
+        metrics = read_manifest(settings.marts, KIND).metrics
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": sum(rows.values()),
-            "rows": rows,
+            "dagster/row_count": sum(metrics["rows"].values()),
+            **metrics,
+            "changed": plan is not None,
             "path": dg.MetadataValue.path(str(settings.marts)),
         },
     )
