@@ -10,19 +10,21 @@ from feast import FileSource
 HOME = Path(os.environ.get("TESSERA_HOME", ".tessera")).absolute()
 
 
-def parquet_source(home: Path, file: str) -> FileSource:
-    """Return the source over one Parquet file.
+def parquet_source(home: Path, files: str) -> FileSource:
+    """Return the source over Parquet files.
 
     Parameters
     ----------
     home
         Absolute ``TESSERA_HOME``; Feast's DuckDB store resolves relative paths against the working directory.
-    file
-        Name below ``home``. The file holds ``event_timestamp`` and ``created_timestamp`` (UTC, microseconds).
+    files
+        One file below ``home``, or ``FOLDER/*.parquet``. The files hold ``event_timestamp`` and ``created_timestamp``
+        (UTC, microseconds).
     """
+    path = Path(files)
     return FileSource(
-        name=Path(file).stem,
-        path=str(home / file),
+        name=path.parent.name if path.stem == "*" else path.stem,
+        path=str(home / path),
         timestamp_field="event_timestamp",
         created_timestamp_column="created_timestamp",
     )

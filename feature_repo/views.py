@@ -39,7 +39,7 @@ def user_activity(home: Path) -> FeatureView:
             Field(name="favourite_category", dtype=String),
             Field(name="mean_price_30d", dtype=Float64),
         ],
-        source=parquet_source(home, "marts/ftr_user__activity.parquet"),
+        source=parquet_source(home, "marts/ftr_user__activity/*.parquet"),
     )
 
 
@@ -57,7 +57,7 @@ def user_history(home: Path) -> FeatureView:
                 name="history_length", dtype=Int64, description="Of the whole history, not only the latest."
             ),
         ],
-        source=parquet_source(home, "marts/ftr_user__history.parquet"),
+        source=parquet_source(home, "marts/ftr_user__history/*.parquet"),
     )
 
 
@@ -78,7 +78,7 @@ def item_stats(home: Path) -> FeatureView:
             Field(name="age_days", dtype=Float64),
             Field(name="price", dtype=Float64),
         ],
-        source=parquet_source(home, "marts/ftr_item__stats.parquet"),
+        source=parquet_source(home, "marts/ftr_item__stats/*.parquet"),
     )
 
 

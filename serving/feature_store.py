@@ -169,23 +169,24 @@ def training_features(home: Path, entity_df: pd.DataFrame, service: str = "ranke
     return pd.concat([entity_df, joined], axis=1)
 
 
-def source_path(view: Any) -> Path:
-    """Return the Parquet file that a feature view reads."""
-    return Path(view.batch_source.path)
+def source_files(view: Any) -> list[Path]:
+    """Return the Parquet files that a feature view reads, in order of their names; none where it has no source yet."""
+    path = Path(view.batch_source.path)
+    return sorted(path.parent.glob(path.name))
 
 
-def require_source(view: Any) -> Path:
-    """Return the Parquet file that a feature view reads.
+def require_source(view: Any) -> list[Path]:
+    """Return the Parquet files that a feature view reads.
 
     Raises
     ------
     FeatureStoreError
-        If it does not exist.
+        If there are none.
     """
-    path = source_path(view)
-    if not path.is_file():
-        raise FeatureStoreError(f"{path} does not exist: feature view {view.name} reads it")
-    return path
+    files = source_files(view)
+    if not files:
+        raise FeatureStoreError(f"{view.batch_source.path} does not exist: feature view {view.name} reads it")
+    return files
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from serving.feature_store import (
     open_store,
     quiet,
     require_source,
-    source_path,
+    source_files,
     writing,
 )
 
@@ -57,16 +57,16 @@ class Materialized:
 
 @dataclass(frozen=True)
 class _Source:
-    """A view's Parquet file, read without Feast: what is in it, not what it means."""
+    """A view's Parquet files, read without Feast: what is in them, not what it means."""
 
-    path: Path
+    files: list[Path]
     key: str
 
     def fingerprint(self, end: datetime) -> str:
         """Return a hash of the set of rows up to ``end``, whatever their order."""
         rows = self._query(
             "SELECT count(*), bit_xor(hash(t)), sum(hash(t) % 1000000007) "
-            "FROM (SELECT * FROM read_parquet($path) WHERE event_timestamp <= $end) t",
+            "FROM (SELECT * FROM read_parquet($files) WHERE event_timestamp <= $end) t",
             end=end,
         )
         return hash_json([str(value) for value in rows[0]])
@@ -74,7 +74,7 @@ class _Source:
     def keys(self, start: datetime, end: datetime) -> set[str]:
         """Return the entities that have a row in the window."""
         rows = self._query(
-            f'SELECT DISTINCT "{self.key}" FROM read_parquet($path) WHERE event_timestamp BETWEEN $start AND $end',
+            f'SELECT DISTINCT "{self.key}" FROM read_parquet($files) WHERE event_timestamp BETWEEN $start AND $end',
             start=start,
             end=end,
         )
@@ -82,7 +82,9 @@ class _Source:
 
     def _query(self, sql: str, **parameters: datetime) -> list[tuple[Any, ...]]:
         with duckdb.connect(config={"threads": 2}) as connection:
-            return connection.execute(sql, {"path": str(self.path), **parameters}).fetchall()
+            return connection.execute(
+                sql, {"files": [str(file) for file in self.files], **parameters}
+            ).fetchall()
 
 
 def materialize(home: Path, end: datetime) -> dict[str, Materialized]:
@@ -117,7 +119,7 @@ def materialize(home: Path, end: datetime) -> dict[str, Materialized]:
         views = sorted(store.list_feature_views(), key=lambda view: view.name)
         if not views:
             raise FeatureStoreError(f"{home / 'feast'} has no feature views yet: apply the definitions first")
-        views = [view for view in views if view.name not in LATER_VIEWS or source_path(view).is_file()]
+        views = [view for view in views if view.name not in LATER_VIEWS or source_files(view)]
         for view in views:
             require_source(view)
         return {view.name: _materialize_view(home, store, view, end.astimezone(UTC)) for view in views}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -43,10 +44,13 @@ def history_of(number: int) -> list[str]:
     return [f"i{number + step}" for step in range(number % 7)]
 
 
+PERIOD = timedelta(days=30)
+
+
 def write_activity(home: Path, rows: list[Row]) -> None:
     counts = {name: [r.number + place for r in rows] for place, name in enumerate(_ACTIVITY)}
     _write(
-        home / "marts" / "ftr_user__activity.parquet",
+        home / "marts" / "ftr_user__activity",
         "user_id",
         rows,
         {name: pa.array(values, pa.int64()) for name, values in counts.items()}
@@ -62,7 +66,7 @@ def write_activity(home: Path, rows: list[Row]) -> None:
 def write_history(home: Path, rows: list[Row]) -> None:
     items = [history_of(r.number) for r in rows]
     _write(
-        home / "marts" / "ftr_user__history.parquet",
+        home / "marts" / "ftr_user__history",
         "user_id",
         rows,
         {
@@ -76,7 +80,7 @@ def write_history(home: Path, rows: list[Row]) -> None:
 
 def write_stats(home: Path, rows: list[Row]) -> None:
     _write(
-        home / "marts" / "ftr_item__stats.parquet",
+        home / "marts" / "ftr_item__stats",
         "item_id",
         rows,
         {name: pa.array([r.number + place for r in rows], pa.int64()) for place, name in enumerate(_STATS)}
@@ -94,11 +98,19 @@ def write_marts(home: Path, users: list[Row], items: list[Row]) -> None:
     write_stats(home, items)
 
 
-def _write(path: Path, key: str, rows: list[Row], columns: dict[str, pa.Array]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _write(folder: Path, key: str, rows: list[Row], columns: dict[str, pa.Array]) -> None:
+    """Write a folder of parts, 30 days each; one empty part without rows."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     keys = {
         key: pa.array([r.key for r in rows], pa.string()),
         "event_timestamp": pa.array([r.event for r in rows], _TIME),
         "created_timestamp": pa.array([r.created for r in rows], _TIME),
     }
-    pq.write_table(pa.table(keys | columns), path)
+    table = pa.table(keys | columns)
+    parts = [(r.event - START) // PERIOD for r in rows]
+    for part in sorted(set(parts)):
+        chosen = table.filter(pa.array([place == part for place in parts]))
+        pq.write_table(chosen, folder / f"{(START + part * PERIOD).date()}.parquet")
+    if not rows:
+        pq.write_table(table, folder / "none.parquet")

@@ -244,6 +244,7 @@ def _write_histories(home: Path, users: dict[str, list[str]]) -> None:
     )
     times = pa.array([day(3)] * len(users), TIME)
     lists = list(users.values())
+    (marts / "ftr_user__history").mkdir()
     pq.write_table(
         pa.table(
             {
@@ -256,7 +257,7 @@ def _write_histories(home: Path, users: dict[str, list[str]]) -> None:
                 "history_length": pa.array([len(items) for items in lists], pa.int64()),
             }
         ),
-        marts / "ftr_user__history.parquet",
+        marts / "ftr_user__history" / "2014-01-01.parquet",
     )
     write_activity(home, [row(user, 3, 1) for user in users])
     write_stats(home, [row(item, 3, 1) for item in ids])

@@ -113,7 +113,7 @@ def test_mistakes_are_named_in_one_line(tmp_path: Path) -> None:
 
     with pytest.raises(FeatureStoreError, match=r"'ranker_v9' does not exist; there are: ranker_v1"):
         training_features(tmp_path, asked, service="ranker_v9")
-    with pytest.raises(FeatureStoreError, match=r"marts/ftr_\w+\.parquet does not exist"):
+    with pytest.raises(FeatureStoreError, match=r"marts/ftr_\w+/\*\.parquet does not exist"):
         training_features(tmp_path, asked)
     with pytest.raises(FeatureStoreError, match="no rows"):
         training_features(tmp_path, asked.iloc[:0])
