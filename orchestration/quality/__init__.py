@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from orchestration.quality.suites import MART_SUITES, Suite, events_suite, items_suite
-from orchestration.quality.validate import Failure, QualityError, QualityReport, validate
+from orchestration.quality.failed import failed_count, failed_rows
+from orchestration.quality.mart_suites import MART_SUITES
+from orchestration.quality.report import Failure, QualityError, QualityReport
+from orchestration.quality.rules import Rule, Suite
+from orchestration.quality.suites import events_suite, items_suite
+from orchestration.quality.thresholds import ThresholdError, Thresholds, load_thresholds
+from orchestration.quality.validate import validate
 
 __all__ = [
     "MART_SUITES",
     "Failure",
     "QualityError",
     "QualityReport",
+    "Rule",
     "Suite",
+    "ThresholdError",
+    "Thresholds",
     "events_suite",
+    "failed_count",
+    "failed_rows",
     "items_suite",
+    "load_thresholds",
     "validate",
 ]

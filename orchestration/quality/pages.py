@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ml.artifacts import read_json
 
 if TYPE_CHECKING:
-    from orchestration.quality.validate import QualityReport
+    from orchestration.quality.report import QualityReport
 
 _SCRIPTS = re.compile(r"<script\b.*?</script>", re.DOTALL)
 _CONTENT = re.compile(r'<div class="container-fluid.*?(?=<footer>)', re.DOTALL)

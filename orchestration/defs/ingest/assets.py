@@ -9,7 +9,7 @@ from orchestration.ingest.events import ingest_events
 from orchestration.ingest.items import ingest_items
 from orchestration.metadata import table
 from orchestration.partitions import days_between, landing_partitions, source_spec
-from orchestration.quality_checks import CHECK, check_events, check_items
+from orchestration.quality_checks import check_events, check_items, specs
 from orchestration.settings import get_settings
 
 
@@ -19,7 +19,7 @@ from orchestration.settings import get_settings
     partitions_def=landing_partitions(),
     backfill_policy=dg.BackfillPolicy.single_run(),
     retry_policy=RETRY,
-    check_specs=[dg.AssetCheckSpec(CHECK, asset="raw_events", blocking=True)],
+    check_specs=specs("raw_events"),
 )
 def raw_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Interaction events, typed and checked, one folder a day of arrival; bad rows are in quarantine with a reason."""
@@ -36,7 +36,7 @@ def raw_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             memory_limit=settings.duckdb_memory,
             threads=settings.duckdb_threads,
         )
-        check = check_events(settings, list(report.days))
+        checks = check_events(settings, list(report.days))
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": report.accepted,
@@ -50,7 +50,7 @@ def raw_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             "path": dg.MetadataValue.path(str(settings.lake / "events")),
             "quarantine": dg.MetadataValue.path(str(settings.quarantine / "events")),
         },
-        check_results=[check],
+        check_results=checks,
     )
 
 
@@ -58,7 +58,7 @@ def raw_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     group_name="ingest",
     kinds={"duckdb", "parquet"},
     retry_policy=RETRY,
-    check_specs=[dg.AssetCheckSpec(CHECK, asset="raw_items", blocking=True)],
+    check_specs=specs("raw_items"),
 )
 def raw_items() -> dg.MaterializeResult:
     """The catalogue as it landed: every version of every item."""
@@ -73,7 +73,7 @@ def raw_items() -> dg.MaterializeResult:
             memory_limit=settings.duckdb_memory,
             threads=settings.duckdb_threads,
         )
-        check = check_items(settings)
+        checks = check_items(settings)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": report.accepted,
@@ -82,5 +82,5 @@ def raw_items() -> dg.MaterializeResult:
             "quarantine_reasons": report.reasons,
             "path": dg.MetadataValue.path(str(settings.lake / "items")),
         },
-        check_results=[check],
+        check_results=checks,
     )

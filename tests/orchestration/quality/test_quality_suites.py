@@ -165,11 +165,11 @@ FAULTS: dict[str, list[tuple[int, str, Any]]] = {
         (6, "item_id", "k1"),
     ],
 }
-# Suite -> what is told of them: the rule, its severity, how many rows break it, and what they hold.
+# Suite -> what is told of them: the rule, its severity, how many rows break it, and what they hold, but for users.
 TOLD: dict[str, list[tuple[str, str, int, list[str]]]] = {
     "events": [
         ("event_id is never null", "error", 1, []),
-        ("user_id has 1 to 256 characters", "error", 2, ["", "u" * 77 + "..."]),
+        ("user_id has 1 to 256 characters", "error", 2, []),
         (
             "event_type is bookmark or cart or click or comment or follow or impression or like or purchase or rating or search "
             "or share or view",
@@ -219,7 +219,7 @@ TOLD: dict[str, list[tuple[str, str, int, list[str]]]] = {
             "no two rows have the same user_id and event_timestamp",
             "error",
             2,
-            ["user_id=k0, event_timestamp=2025-03-01 00:00:00+00:00"],
+            [],
         ),
         (
             "created_timestamp is at least event_timestamp",
@@ -237,7 +237,7 @@ TOLD: dict[str, list[tuple[str, str, int, list[str]]]] = {
             "no two rows have the same user_id and event_timestamp",
             "error",
             2,
-            ["user_id=k0, event_timestamp=2025-03-01 00:00:00+00:00"],
+            [],
         ),
         ("n_items equals n_types", "error", 1, ["2, 1"]),
         ("history_length is at least n_items", "error", 1, ["1, 2"]),
