@@ -21,13 +21,14 @@ help: ## List the targets
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-dbt_project/target/manifest.json: .venv/.installed $(shell find dbt_project -name target -prune -o -type f \( -name '*.sql' -o -name '*.yml' \) -print)
+dbt_project/target/manifest.json: .venv/.installed orchestration/lineage.py $(shell find dbt_project -name target -prune -o -type f \( -name '*.sql' -o -name '*.yml' \) -print)
 	@DO_NOT_TRACK=1 $(BIN)/dbt --quiet parse --project-dir dbt_project --profiles-dir dbt_project
+	@$(BIN)/python -m orchestration.lineage
 	@touch $@
 
 install: .venv/.installed ## Make .venv with the pinned dependencies
 
-manifest: dbt_project/target/manifest.json ## Parse the dbt project, which Dagster loads
+manifest: dbt_project/target/manifest.json ## Parse the dbt project, whose manifest and column lineage Dagster loads
 
 demo: manifest ## Run the whole chain: make demo [SOURCE=ml-100k DATA=folder]
 	@$(BIN)/python -m orchestration demo --source $(SOURCE) $(if $(DATA),--data $(DATA))

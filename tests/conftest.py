@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -17,12 +16,10 @@ for _name in [name for name in os.environ if name.startswith("TESSERA_") and nam
     del os.environ[_name]
 os.environ["TESSERA_HOME"] = str(Path(tempfile.mkdtemp(prefix="tessera-test-")) / "home")
 
-_MANIFEST = REPO / "dbt_project" / "target" / "manifest.json"
-if not _MANIFEST.is_file():
-    # Dagster loads the manifest on import; `make test` has made it already.
-    _dbt = Path(sys.executable).with_name("dbt")
-    _here = ["--project-dir", str(REPO / "dbt_project"), "--profiles-dir", str(REPO / "dbt_project")]
-    subprocess.run([_dbt, "--quiet", "parse", *_here], check=True, env=os.environ | {"DO_NOT_TRACK": "1"})
+_TARGET = REPO / "dbt_project" / "target"
+if not (_TARGET / "manifest.json").is_file() or not (_TARGET / "column_lineage.json").is_file():
+    # Dagster loads both on import; `make test` has made them already.
+    subprocess.run(["make", "--silent", "manifest"], check=True, cwd=REPO)
 
 
 @pytest.fixture(scope="session")
