@@ -4,6 +4,7 @@
 
 import dagster as dg
 
+from orchestration.dbt import source_metadata
 from orchestration.failures import RETRY, one_line_failures
 from orchestration.ingest.events import ingest_events
 from orchestration.ingest.items import ingest_items
@@ -19,6 +20,7 @@ from orchestration.settings import get_settings
     partitions_def=landing_partitions(),
     backfill_policy=dg.BackfillPolicy.single_run(),
     retry_policy=RETRY,
+    metadata=source_metadata("events"),
     check_specs=specs("raw_events"),
 )
 def raw_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -58,6 +60,7 @@ def raw_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     group_name="ingest",
     kinds={"duckdb", "parquet"},
     retry_policy=RETRY,
+    metadata=source_metadata("items"),
     check_specs=specs("raw_items"),
 )
 def raw_items() -> dg.MaterializeResult:
