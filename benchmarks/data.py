@@ -1,0 +1,134 @@
+"""Logs to features at one, ten and more million events: first load, one more day, a 30-day backfill, beside straight SQL.
+
+``python -m benchmarks.data --events 1000000 --events 10000000`` simulates the logs below ``--folder`` (kept for the next
+time), runs the chain in processes of their own, and writes ``results/data.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.record import Row, write
+from benchmarks.straight import build_straight, differences
+from ml.artifacts import read_manifest
+from orchestration.simulate import simulate
+from orchestration.simulate.config import SimulationConfig
+
+DAYS = 100
+START = date(2025, 3, 1)
+BACKFILL = 30
+ITEMS = 20_000
+EVENTS_PER_USER = 100
+PEER = "straight DuckDB SQL, one process, no tests, no export"
+
+
+def main(
+    events: Annotated[
+        list[int] | None, typer.Option(help="Events of a log; may be given more than once.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where logs and homes go.")] = None,
+    memory: Annotated[str, typer.Option(help="DuckDB's memory limit.")] = "4GB",
+    seed: int = 0,
+) -> None:
+    """Run every size and write the record."""
+    folder = folder or Path(tempfile.gettempdir()) / "tessera-bench"
+    os.environ["TESSERA_DUCKDB_MEMORY"] = memory
+    rows: list[Row] = []
+    for size in events or [1_000_000, 10_000_000]:
+        rows += measure(size, folder / str(size), memory, seed)
+        write("data", rows, seed)
+        for row in rows:
+            sys.stdout.write(f"{row.case}: {row.ours} {row.unit}, peer {row.peer}, {row.extra}\n")
+
+
+def measure(events: int, folder: Path, memory: str, seed: int) -> list[Row]:
+    """Return the rows of one size; the home is made anew."""
+    config = SimulationConfig(
+        seed=seed, days=DAYS, start=START, events=events, users=max(events // EVENTS_PER_USER, 1), items=ITEMS
+    )
+    if not (folder / "logs").is_dir():
+        simulate(config, folder / "part", folder / "truth")
+        (folder / "part").rename(folder / "logs")
+    home, landing = folder / "home", folder / "landing"
+    for path in (home, landing):
+        shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(folder / "logs", landing, copy_function=os.link)
+    days = [START + timedelta(days=n) for n in range(DAYS)]
+    name = f"{events // 1_000_000}M events"
+    first = run(home, landing, days[0], days[-2])
+    straight = build_straight(home / "lake", folder / "straight.duckdb", memory)
+    if wrong := differences(folder / "straight.duckdb", home / "marts"):
+        raise SystemExit(f"the peer's result differs: {', '.join(wrong)}")
+    sizes = {"lines": lines_of(landing), "rows": read_manifest(home / "marts").metrics["rows"]}
+    more = run(home, landing, days[-1], days[-1])
+    correct(landing, days[-BACKFILL:])
+    again = run(home, landing, days[-BACKFILL], days[-1])
+    return [
+        _row(f"{name}: first load of {DAYS - 1} days", first, sizes),
+        Row(
+            f"{name}: warehouse build of that load alone, data tests included",
+            first["stages"]["warehouse"],
+            straight.total,
+            PEER,
+            "seconds",
+            "lower",
+            {"peer_peak_mb": straight.peak_mb, "peer_tables": straight.seconds},
+        ),
+        _row(f"{name}: one more day", more),
+        _row(f"{name}: backfill of {BACKFILL} corrected days", again),
+    ]
+
+
+def run(home: Path, landing: Path, first: date, last: date) -> dict[str, Any]:
+    """Run the chain over a range of days in a process of its own."""
+    environment = os.environ | {"TESSERA_HOME": str(home), "TESSERA_DATA": str(landing)}
+    command = [sys.executable, "-m", "benchmarks.chain", str(first), str(last)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"the chain failed on {first} to {last}: {home}")
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def correct(landing: Path, days: list[date]) -> None:
+    """Give every day one more event, as a source that sends a corrected file would."""
+    for day in days:
+        path = landing / "events" / f"{day}.jsonl"
+        content = path.read_bytes()
+        told = {
+            "id": f"correction-{day}",
+            "ts": _noon_ms(day),
+            "type": "view",
+            "user": "u000001",
+            "item": "i00001",
+        }
+        path.unlink()  # the other links must keep what they have
+        path.write_bytes(content + json.dumps(told).encode() + b"\n")
+
+
+def lines_of(landing: Path) -> int:
+    """Return how many lines of events landed."""
+    return sum(path.read_bytes().count(b"\n") for path in (landing / "events").iterdir())
+
+
+def _noon_ms(day: date) -> int:
+    return int(datetime.combine(day, time(12), UTC).timestamp() * 1000)
+
+
+def _row(case: str, told: dict[str, Any], extra: dict[str, Any] | None = None) -> Row:
+    more = {"stages": told["stages"], "peak_mb": told["peak_mb"], **(extra or {})}
+    return Row(case, told["seconds"], None, "", "seconds", "lower", more)
+
+
+if __name__ == "__main__":
+    typer.run(main)
