@@ -13,11 +13,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -26,6 +27,9 @@ CURRENT = "CURRENT"
 _CHUNK = 1 << 20
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_OLD = ".old."
+_PAUSE_S = 0.02
+_T = TypeVar("_T")
 
 
 class ArtifactError(Exception):
@@ -172,12 +176,59 @@ def publish(target: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def consistently(folder: Path, read: Callable[[], _T], attempts: int = 20) -> _T:
+    """Read several files of a published folder as they stood together.
+
+    A folder is replaced in one step, but whoever opens its files one after the other may have some of the old and
+    some of the new, or miss one. So the reading is done again where the folder was replaced meanwhile.
+
+    Parameters
+    ----------
+    folder
+        What :func:`publish` replaces.
+    read
+        Reads below ``folder``, by path; may be called more than once.
+    attempts
+        How often it may be called.
+
+    Raises
+    ------
+    ArtifactError
+        If there is no such folder, or if it was replaced during every attempt.
+    """
+    for _ in range(attempts):
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            # Where a file system cannot exchange two folders, there is none for a moment.
+            time.sleep(_PAUSE_S)
+            continue
+        try:
+            result = read()
+            if not _was_replaced(folder, handle):
+                return result
+        except Exception:
+            if not _was_replaced(folder, handle):
+                raise
+        finally:
+            os.close(handle)
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} does not exist")
+    raise ArtifactError(f"{folder} was replaced each of the {attempts} times that it was read")
+
+
 def sweep(parent: Path) -> None:
-    """Remove what killed publications left below ``parent``; call it only where no other writer is at work."""
+    """Mend what killed publications left below ``parent``; call it only where no other writer is at work.
+
+    What they were writing is removed. A folder that was moved aside, and not yet replaced, comes back.
+    """
     if not parent.is_dir():
         return
     for path in parent.iterdir():
         if path.name.startswith(".") and path.is_dir():
+            standing, moved_aside, _ = path.name[1:].rpartition(_OLD)
+            if moved_aside and (path / "old").is_dir() and not (parent / standing).exists():
+                (path / "old").rename(parent / standing)
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -244,11 +295,21 @@ def _swap(staging: Path, target: Path) -> None:
     if not target.exists():
         staging.rename(target)
     elif not _exchange(staging, target):
-        doomed = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+        doomed = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}{_OLD}"))
         target.rename(doomed / "old")
         staging.rename(target)
         shutil.rmtree(doomed, ignore_errors=True)
     _sync_folder(target.parent)
+
+
+def _was_replaced(folder: Path, handle: int) -> bool:
+    """Tell whether a path names another folder than it did; an open handle keeps the number of the old one taken."""
+    try:
+        now = folder.stat()
+    except FileNotFoundError:
+        return True
+    before = os.fstat(handle)
+    return (now.st_dev, now.st_ino) != (before.st_dev, before.st_ino)
 
 
 def _exchange(left: Path, right: Path) -> bool:

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from ml import artifacts
-from ml.artifacts import ArtifactError, Manifest, publish
+from ml.artifacts import ArtifactError, Manifest, consistently, publish
+
+
+def put(folder: Path, files: dict[str, str]) -> None:
+    with publish(folder) as staging:
+        for name, text in files.items():
+            (staging / name).write_text(text)
 
 
 def test_publish_replaces_whole_folder(tmp_path: Path) -> None:
@@ -72,3 +78,84 @@ def test_json_is_readable_by_others_and_replaced_whole(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(ArtifactError, match="not valid JSON"):
         artifacts.read_json(path)
+
+
+def test_reading_is_done_again_where_the_folder_was_replaced_meanwhile(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    put(target, {"left": "old", "right": "old"})
+    calls = []
+
+    def read() -> tuple[str, str]:
+        left = (target / "left").read_text()
+        if not calls:
+            put(target, {"left": "new", "right": "new"})
+        calls.append(left)
+        return left, (target / "right").read_text()
+
+    assert consistently(target, read) == ("new", "new")
+    assert calls == ["old", "new"]
+
+
+def test_file_that_vanished_with_its_folder_is_no_error(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    put(target, {"part-1": "old"})
+    calls = []
+
+    def read() -> list[str]:
+        names = sorted(path.name for path in target.iterdir())
+        if not calls:
+            put(target, {"part-2": "new"})
+        calls.append(names)
+        return [(target / name).read_text() for name in names]
+
+    assert consistently(target, read) == ["new"]
+    assert calls == [["part-1"], ["part-2"]]
+
+
+def test_what_is_wrong_with_a_folder_that_stands_is_raised_at_once(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    put(target, {"a": "1"})
+    calls = []
+
+    def read() -> str:
+        calls.append(1)
+        return (target / "b").read_text()
+
+    with pytest.raises(FileNotFoundError):
+        consistently(target, read)
+    assert len(calls) == 1
+
+
+def test_folder_that_is_not_there_or_never_rests_is_named(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    with pytest.raises(ArtifactError, match="thing does not exist"):
+        consistently(target, lambda: None, attempts=2)
+    put(target, {"a": "1"})
+    with pytest.raises(ArtifactError, match="replaced each of the 3 times"):
+        consistently(target, lambda: put(target, {"a": "2"}), attempts=3)
+
+
+def test_sweep_brings_back_what_was_moved_aside_and_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an exchange of folders, a kill between the two renames leaves none at the target."""
+    target = tmp_path / "thing"
+    put(target, {"a": "old"})
+    monkeypatch.setattr(artifacts, "_exchange", lambda left, right: False)
+    rename = Path.rename
+
+    def killed(path: Path, to: Path) -> Path:
+        if to == target:
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        put(target, {"a": "new"})
+    assert not target.exists()
+    artifacts.sweep(tmp_path)
+    assert (target / "a").read_text() == "old"
+    put(target, {"a": "new"})
+    assert (target / "a").read_text() == "new"
+    artifacts.sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thing"]
