@@ -152,19 +152,12 @@ def _profile_events(
     )
     profiles = {day: Profile(content=content) for day, content in contents.items()}
     nulls = ", ".join(f"count(*) - count({column})" for column in _COLUMNS)
-    hours: list[tuple[Any, ...]] = []
-    for day, kind, hour, rows, *missing in connection.execute(
-        f"SELECT arrival_date, event_type, hour(event_ts), count(*), {nulls} FROM events GROUP BY ALL"
+    for day, kind, rows, *missing in connection.execute(
+        f"SELECT arrival_date, event_type, count(*), {nulls} FROM events GROUP BY ALL"
     ).fetchall():
-        profile = profiles[day]
-        profile.rows[kind] = profile.rows.get(kind, 0) + rows
-        counted = profile.nulls.setdefault(kind, dict.fromkeys(_COLUMNS, 0))
-        for column, count in zip(_COLUMNS, missing, strict=True):
-            counted[column] += count
-        hours.append((day, kind, hour, rows))
-    found = {"hour": tally(hours)}
-    for name, query in _HISTOGRAMS.items():
-        found[name] = tally(connection.execute(query).fetchall())
+        profiles[day].rows[kind] = rows
+        profiles[day].nulls[kind] = dict(zip(_COLUMNS, missing, strict=True))
+    found = {name: tally(connection.execute(query).fetchall()) for name, query in _HISTOGRAMS.items()}
     for name, key in (("users", "user_id"), ("items", "item_id")):
         for day, count in connection.execute(
             f"SELECT arrival_date, count(DISTINCT {key}) FROM events GROUP BY ALL"
@@ -201,6 +194,8 @@ _POPULARITY = """
         CASE WHEN place <= ceil(0.1 * items) THEN 0 WHEN place <= ceil(0.5 * items) THEN 1 ELSE 2 END, sum(n)
     FROM ranked GROUP BY ALL"""
 _HISTOGRAMS = {
+    # Users and not events, since an hour holds most of a session: its events are no independent draws.
+    "hour": "SELECT arrival_date, '', hour(event_ts), count(DISTINCT user_id) FROM events GROUP BY ALL",
     **{
         name: f"SELECT arrival_date, event_type, {bucket(name)}, count(*) FROM events WHERE {name} IS NOT NULL GROUP BY ALL"
         for name in ("value", "position")

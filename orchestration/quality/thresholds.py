@@ -73,10 +73,21 @@ class Absent(Limit):
 
 
 class Drift(Limit):
-    """How far a distribution may be from that of the window."""
+    """How far a distribution may be from that of the window.
+
+    Parameters
+    ----------
+    by
+        Population stability index, or Jensen-Shannon distance.
+    max
+        Within it nothing is told.
+    deviations
+        Robust standard deviations of the distances of the window's days from the window: within them neither.
+    """
 
     by: Literal["psi", "js"]
     max: float = Field(gt=0)
+    deviations: float = Field(gt=0)
 
 
 class Window(_Strict):

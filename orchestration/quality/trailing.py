@@ -6,10 +6,12 @@ compared is a measure too, without limits and with the reason, so that it is cou
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -38,8 +40,8 @@ _GROUPS = 10
 _CHANCE = 1e-4
 _MAD_TO_DEVIATION = 1.4826
 _SAME_WEEKDAYS = 3
-_ORDERED = frozenset({"hour", "popularity", "days_late"})
-_WORDS = frozenset({"type", "category"})
+# Few buckets, each of which means something: not joined to groups.
+_AS_IT_IS = frozenset({"hour", "popularity", "days_late", "type", "category"})
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,11 @@ def _counted(day: str, rule: str, of: str, count: int, usual: Mapping[str, int],
     return Measure(day, rule, of, count, max(low, 0.0), high)
 
 
+def _deviation(values: Sequence[float]) -> float:
+    """Return a standard deviation that outliers cannot move: 1.4826 times the median absolute deviation."""
+    return _MAD_TO_DEVIATION * float(np.median(np.abs(np.asarray(values) - np.median(values))))
+
+
 def _usual(day: str, counts: Mapping[str, int]) -> float:
     """Return the median of the same weekday where there are enough, else that of all days."""
     same = [count for d, count in counts.items() if _weekday(d) == _weekday(day)]
@@ -234,64 +241,83 @@ def _nulls(day: str, today: Profile, past: Mapping[str, Profile], limit: Any) ->
 def _drift(
     day: str, name: str, today: Profile, past: Mapping[str, Profile], window: Window, limit: Any
 ) -> Measure:
+    """Hold a distribution against that of the whole window.
+
+    Sessions, fashions and weekdays make honest days differ by more than chance. So the limit is also as wide as the
+    days of the window differ from it themselves: the median of their distances, and so many robust deviations more.
+    """
     drift: Drift = limit
     rule = f"drift of {name}"
-    counts, reference = _paired(name, today, past)
-    rows = float(sum(counts))
-    behind = sum(sum(h.values()) for p in past.values() for h in _histograms(p, name).values())
-    if rows < window.min_rows or behind < window.min_rows:
-        told = f"not enough rows: {min(rows, behind):,.0f} of {window.min_rows}"
+    histograms = [_histograms(profile, name) for profile in past.values()]
+    groups = {group for histogram in histograms for group in histogram}
+    behind = {group: _summed([h.get(group, {}) for h in histograms]) for group in sorted(groups)}
+    counts, reference = _paired(name, _histograms(today, name), behind)
+    rows, rows_behind = float(sum(counts)), float(sum(sum(h.values()) for h in behind.values()))
+    if rows < window.min_rows or rows_behind < window.min_rows:
+        told = f"not enough rows: {min(rows, rows_behind):,.0f} of {window.min_rows}"
         return Measure(day, rule, name, 0.0, skipped=told)
-    distance, by_chance = (
-        (psi, psi_by_chance) if drift.by == "psi" else (jensen_shannon, jensen_shannon_by_chance)
+    by_chance = psi_by_chance if drift.by == "psi" else jensen_shannon_by_chance
+    usual = [_distance(drift, name, histogram, behind) for histogram in histograms]
+    known = [distance for distance in usual if distance is not None]
+    at_most = max(
+        drift.max,
+        by_chance(len(counts), rows, rows_behind, _CHANCE),
+        float(np.median(known)) + drift.deviations * _deviation(known) if known else 0.0,
     )
-    at_most = max(drift.max, by_chance(len(counts), rows, behind, _CHANCE))
-    # The reference is a mixture of shares: its weight, which smoothing depends on, is that of its rows.
-    weighed = np.asarray(reference) * (behind / max(sum(reference), 1e-9))
-    return Measure(day, rule, name, distance(counts, weighed), at_most=at_most)
+    return Measure(day, rule, name, _apart(drift, counts, reference, rows_behind), at_most=at_most)
 
 
-def _paired(name: str, today: Profile, past: Mapping[str, Profile]) -> tuple[list[float], list[float]]:
-    """Return today's counts and the window's over the same buckets; the window's groups mixed as they are today."""
-    if name in _WORDS:
-        return _by_word(_words(today, name), [_words(profile, name) for profile in past.values()])
-    groups = _histograms(today, name)
+def _distance(
+    drift: Drift, name: str, histogram: Mapping[str, Counts], behind: Mapping[str, Counts]
+) -> float | None:
+    counts, reference = _paired(name, histogram, behind)
+    return _apart(drift, counts, reference, sum(reference)) if sum(counts) else None
+
+
+def _apart(drift: Drift, counts: list[float], reference: list[float], rows_behind: float) -> float:
+    # A mixture of shares has no weight of its own, on which smoothing depends: it gets that of its rows.
+    weighed = np.asarray(reference) * (rows_behind / max(sum(reference), 1e-9))
+    return (psi if drift.by == "psi" else jensen_shannon)(counts, weighed)
+
+
+def _paired(
+    name: str, groups: Mapping[str, Counts], behind: Mapping[str, Counts]
+) -> tuple[list[float], list[float]]:
+    """Return a day's counts and the window's over the same buckets; the window's groups mixed as the day's are."""
     reference: dict[int, float] = {}
     counts: dict[int, float] = {}
     for group, found in groups.items():
-        window = _summed([_histograms(profile, name).get(group, {}) for profile in past.values()])
-        weight = sum(found.values()) / max(sum(window.values()), 1)
+        window = behind.get(group)
         if not window:
             continue  # a new type; it is told as such
+        weight = sum(found.values()) / sum(window.values())
         for place, count in window.items():
             reference[place] = reference.get(place, 0.0) + count * weight
         for place, count in found.items():
             counts[place] = counts.get(place, 0.0) + count
     if not reference:
         return [], []
-    ends = sorted({*counts, *reference})[:-1] if name in _ORDERED else quantile_groups(reference, _GROUPS)
+    ends = (
+        quantile_groups(reference, _GROUPS) if name not in _AS_IT_IS else sorted({*counts, *reference})[:-1]
+    )
     return grouped(counts, ends).tolist(), grouped(reference, ends).tolist()
 
 
-def _by_word(counts: Mapping[str, int], past: Sequence[Mapping[str, int]]) -> tuple[list[float], list[float]]:
-    words = sorted({*counts, *(word for window in past for word in window)})
-    return (
-        [float(counts.get(word, 0)) for word in words],
-        [float(sum(window.get(word, 0) for window in past)) for word in words],
-    )
-
-
-def _words(profile: Profile, name: str) -> Mapping[str, int]:
-    if name == "type":
-        return profile.rows
-    counts = profile.histograms.get(name, {}).get(ALL, {})
-    return {word: counts.get(place, 0) for word, place in profile.labels.get(name, {}).items()}
-
-
 def _histograms(profile: Profile, name: str) -> Mapping[str, Counts]:
-    return (
-        {ALL: dict(enumerate(profile.rows.values()))} if name == "type" else profile.histograms.get(name, {})
-    )
+    """Return a histogram; one of words with the same buckets whatever other words there are."""
+    if name == "type":
+        return {ALL: {_word_bucket(word): count for word, count in profile.rows.items()}}
+    groups = profile.histograms.get(name, {})
+    labels = profile.labels.get(name)
+    if labels is None:
+        return groups
+    counts = groups.get(ALL, {})
+    return {ALL: {_word_bucket(word): counts.get(place, 0) for word, place in labels.items()}}
+
+
+@cache
+def _word_bucket(word: str) -> int:
+    return int.from_bytes(hashlib.sha256(word.encode()).digest()[:6], "big")
 
 
 def _summed(histograms: Sequence[Counts]) -> Counts:
