@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ml.artifacts import MANIFEST, read_json
-from orchestration.quality.failed import MAX_FAILED_ROWS
+from orchestration.quality.failed import MAX_FAILED_ROWS, keep_failed_rows
 from orchestration.quality.history import check_measures
 from orchestration.quality.mart_suites import MART_KEYS, MART_SUITES, in_dimension
-from orchestration.quality.parts import batch_of, mart_parts, remember_passed, to_check
+from orchestration.quality.parts import batch_of, mart_parts, read_passed
 from orchestration.quality.profiles import Engine, Profile, keep_profile, read_profile
 from orchestration.quality.profiling import event_profiles, item_profile, part_profiles
 from orchestration.quality.report import QualityError, QualityReport
@@ -178,19 +178,18 @@ class Checker:
         parts = mart_parts(marts, name)
         if not parts:
             raise QualityError(f"{marts / name} holds no part")
-        kept = self.docs / "passed"
-        changed = to_check(kept, suite.name, suite.version, parts)
+        before = read_passed(self.docs / "passed" / f"{suite.name}.json", suite.version)
+        changed = before.changed(parts)
         if not changed:
             return None
-        report = validate(
-            [part.path for part in changed.values()],
-            suite,
-            self.docs,
-            batch_of(list(changed)),
-            max_failed_rows=self.max_failed_rows,
-        )
+        batch = batch_of(list(changed))
+        paths = [part.path for part in changed.values()]
+        report = validate(paths, suite, self.docs, batch, max_failed_rows=self.max_failed_rows)
+        before.remember(parts, changed, batch, report.passed)
         if report.passed:
-            remember_passed(kept, suite.name, suite.version, parts)
+            # What failed before was checked again with this, under whatever name.
+            for failed in {*before.failing} - {batch}:
+                keep_failed_rows(self.docs, suite.name, failed, {})
         return report
 
     def _leveled(self, suite: Suite) -> Suite:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml.artifacts import read_json
+from orchestration.quality.trends import merged, trend_table
 
 if TYPE_CHECKING:
-    from orchestration.quality.report import QualityReport
+    from orchestration.quality.report import Failure, QualityReport
 
+_LISTED = 60
 _SCRIPTS = re.compile(r"<script\b.*?</script>", re.DOTALL)
 _CONTENT = re.compile(r'<div class="container-fluid.*?(?=<footer>)', re.DOTALL)
 _SIDEBAR_TOOLS = re.compile(r'<div class="card mb-3">.*?Failed Only.*?(?:</div>\s*){5}', re.DOTALL)
@@ -71,23 +73,42 @@ def result_page(report: QualityReport, result: Any) -> str:
 
 
 def index_page(docs: Path) -> str:
-    """Return the page that lists every verdict below ``docs``, newest batch first."""
-    rows = []
-    for path in sorted(
-        (docs / "results").glob("*/*.json"), key=lambda p: (p.parent.name, _backwards(p.stem))
-    ):
-        record = read_json(path)
-        errors = [failure for failure in record["failures"] if failure["severity"] == "error"]
-        warnings = [failure for failure in record["failures"] if failure["severity"] == "warning"]
-        suite, batch = escape(record["suite"]), escape(record["batch"])
-        kind, word = _state(len(errors), len(warnings))
-        told = "<br>".join(escape(failure["rule"]) for failure in (*errors, *warnings))
-        rows.append(
-            f'<tr><td>{suite}</td><td><a href="{suite}/{batch}.html">{batch}</a></td>'
-            f'<td class="{kind}">{word}</td><td>{record["rows"]:,}</td><td>{record["rules"]}</td><td>{told}</td></tr>'
+    """Return the page that lists the newest verdicts of every suite below ``docs``, and how its measures went.
+
+    Older verdicts keep their pages and results; they are only not listed, so that a night does not read them all.
+    """
+    sections = []
+    for folder in sorted((docs / "results").iterdir()):
+        names = sorted((path.stem for path in folder.glob("*.json")), reverse=True)
+        records = [read_json(folder / f"{name}.json") for name in names[:_LISTED]]
+        if not records:
+            continue
+        rows = "".join(_row(record) for record in records)
+        head = "".join(
+            f"<th>{name}</th>" for name in ("Batch", "Verdict", "Rows", "Promises", "Broken", "Skipped")
         )
-    head = "".join(f"<th>{name}</th>" for name in ("Suite", "Batch", "Verdict", "Rows", "Promises", "Broken"))
-    return _frame("Data docs", f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>")
+        older = f"<p>{len(names) - _LISTED} older ones are not listed.</p>" if len(names) > _LISTED else ""
+        sections.append(
+            f"<h2>{escape(folder.name)}</h2>{trend_table(merged(records[::-1]))}"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{older}"
+        )
+    return _frame("Data docs", "".join(sections))
+
+
+def _row(record: dict[str, Any]) -> str:
+    errors = [failure for failure in record["failures"] if failure["severity"] == "error"]
+    warnings = [failure for failure in record["failures"] if failure["severity"] == "warning"]
+    suite, batch = escape(record["suite"]), escape(record["batch"])
+    kind, word = _state(len(errors), len(warnings))
+    told = "<br>".join(
+        f'<span class="{"failed" if failure["severity"] == "error" else "warned"}">{escape(failure["rule"])}</span>'
+        for failure in (*errors, *warnings)
+    )
+    skipped = len(record.get("skipped", ()))
+    return (
+        f'<tr><td><a href="{suite}/{batch}.html">{batch}</a></td><td class="{kind}">{word}</td>'
+        f"<td>{record['rows']:,}</td><td>{record['rules']}</td><td>{told}</td><td>{skipped or ''}</td></tr>"
+    )
 
 
 def _verdict(report: QualityReport) -> str:
@@ -97,13 +118,18 @@ def _verdict(report: QualityReport) -> str:
     )
     items = "".join(
         f'<li><span class="{"failed" if failure.severity == "error" else "warned"}">{failure.severity}</span>: '
-        f"{escape(str(failure))}{' · ' + escape(failure.why) if failure.why else ''}</li>"
+        f"{escape(str(failure))}{' · ' + escape(failure.why) if failure.why else ''}{_rows(failure)}</li>"
         for failure in report.failures
     )
     return (
         f'<p><b class="{kind}">{word}</b>: {report.rules} promises on {report.rows:,} rows{sampled}.</p>'
-        f"<ul>{items}</ul>"
+        f"<ul>{items}{''.join(f'<li>not compared: {escape(told)}</li>' for told in report.skipped)}</ul>"
+        f"{trend_table(report.trend)}"
     )
+
+
+def _rows(failure: Failure) -> str:
+    return f' · <a href="../{escape(failure.rows)}">failing rows (Parquet)</a>' if failure.rows else ""
 
 
 def _state(errors: int, warnings: int) -> tuple[str, str]:
@@ -129,8 +155,3 @@ def _frame(title: str, body: str) -> str:
         f"<title>{escape(title)} · Tessera</title><style>{_STYLE}</style></head>"
         f"<body><h1>{escape(title)}</h1>{body}</body></html>\n"
     )
-
-
-def _backwards(name: str) -> list[int]:
-    """Return a key that sorts names from last to first."""
-    return [-ord(letter) for letter in name]

@@ -8,7 +8,7 @@ in one part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,32 +41,58 @@ def mart_parts(marts: Path, name: str) -> dict[str, Part]:
     return {part: Part(path, known.get(f"{name}/{part}") or hash_file(path)) for part, path in paths.items()}
 
 
-def to_check(kept: Path, suite: str, version: str, parts: Mapping[str, Part]) -> dict[str, Part]:
-    """Return the parts that have not passed as they are.
+@dataclass(frozen=True)
+class Passed:
+    """What a suite remembers of a mart.
 
     Parameters
     ----------
-    kept
-        Folder of what :func:`remember_passed` wrote.
-    suite
-        Name of the suite.
+    path
+        Where it is kept.
     version
-        Hash of its rules and of everything else that they depend on.
+        Hash of the suite's rules.
     parts
-        All parts that there are.
+        Part to the content that has passed.
+    failing
+        Verdicts that failed since the last one that passed.
     """
+
+    path: Path
+    version: str
+    parts: dict[str, str]
+    failing: tuple[str, ...]
+
+    def changed(self, parts: Mapping[str, Part]) -> dict[str, Part]:
+        """Return the parts that have not passed as they are."""
+        return {name: part for name, part in parts.items() if self.parts.get(name) != part.content}
+
+    def remember(self, parts: Mapping[str, Part], checked: Collection[str], batch: str, passed: bool) -> None:
+        """Record a verdict.
+
+        Parameters
+        ----------
+        parts
+            All parts that there are.
+        checked
+            Those that the verdict is about; where it failed, each is checked again, mended or not.
+        batch
+            Name of the verdict.
+        passed
+            Whether it found no error.
+        """
+        good = {name: part.content for name, part in parts.items() if passed or name not in checked}
+        failing = [] if passed else sorted({*self.failing, batch})
+        write_json(self.path, {"version": self.version, "parts": good, "failing": failing})
+
+
+def read_passed(path: Path, version: str) -> Passed:
+    """Return what is remembered; nothing where the rules have changed since."""
     try:
-        record = read_json(kept / f"{suite}.json")
+        record = read_json(path)
     except ArtifactError:
         record = {}
-    passed = record.get("parts", {}) if record.get("version") == version else {}
-    return {name: part for name, part in parts.items() if passed.get(name) != part.content}
-
-
-def remember_passed(kept: Path, suite: str, version: str, parts: Mapping[str, Part]) -> None:
-    """Record that these parts, and no others, pass the suite."""
-    passed = {name: part.content for name, part in parts.items()}
-    write_json(kept / f"{suite}.json", {"version": version, "parts": passed})
+    parts = record.get("parts", {}) if record.get("version") == version else {}
+    return Passed(path, version, parts, tuple(record.get("failing", ())))
 
 
 def batch_of(names: list[str]) -> str:

@@ -87,6 +87,21 @@ def test_parts_that_failed_are_checked_until_they_pass(marts: Path, checker: Che
     assert not (checker.docs / "failed" / MART / part(10)).exists()
 
 
+def test_failing_rows_go_when_a_wider_verdict_passes(marts: Path, checker: Checker) -> None:
+    lakes.write_part(marts, MART, part(10), cell(week(10), "price", 9, -1.0))
+    first = checker.mart(marts, MART)
+    assert first is not None
+    assert not first.passed
+    assert failed_rows(checker.docs, MART, first.batch)
+    lakes.write_part(marts, MART, part(10), week(10))
+    lakes.write_part(marts, MART, part(11), week(11))
+    second = checker.mart(marts, MART)
+    assert second is not None
+    assert second.passed
+    assert second.batch == f"{part(0)}_{part(11)}" != first.batch
+    assert failed_rows(checker.docs, MART, first.batch) == {}
+
+
 def test_failing_rows_are_capped_and_counted(marts: Path, checker: Checker) -> None:
     table = week(10)
     lakes.write_part(marts, MART, part(10), lakes.replaced(table, "price", [-1.0] * table.num_rows))
