@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 REDIS_SWITCH = "TESSERA_REDIS"
-_ROW = "__row"
-# Feast joins a row with all that was known before it and then keeps the latest: 20 kB a row with 50-item histories.
-_CHUNK = 20_000
 
 
 class FeatureStoreError(Exception):
@@ -113,6 +110,21 @@ def apply_definitions(home: Path) -> ApplyReport:
 
 
 def training_features(home: Path, entity_df: pd.DataFrame, service: str = "ranker_v1") -> pd.DataFrame:
+    """Join to each row the features that were known at its time, as :func:`training_table`, in pandas.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The rows in the order given and with their index, with columns named ``VIEW__FEATURE``.
+    """
+    import pandas as pd
+
+    joined = training_table(home, entity_df, service).drop_columns(entity_df.columns.tolist()).to_pandas()
+    joined.index = entity_df.index
+    return pd.concat([entity_df, joined], axis=1)
+
+
+def training_table(home: Path, entity_df: pd.DataFrame, service: str = "ranker_v1") -> pa.Table:
     """Join to each row the features that were known at its time.
 
     A value is used if it had happened *and had been written* by then, and is not older than its view's TTL.
@@ -128,15 +140,14 @@ def training_features(home: Path, entity_df: pd.DataFrame, service: str = "ranke
 
     Returns
     -------
-    pandas.DataFrame
-        The rows in the order given, with columns named ``VIEW__FEATURE``; empty where nothing was known.
+    pyarrow.Table
+        The rows in the order given, with columns named ``VIEW__FEATURE``; null where nothing was known.
 
     Raises
     ------
     FeatureStoreError
         If the service is unknown, a mart is missing, there is no row, or times have no time zone.
     """
-    import pandas as pd
     from feast.errors import FeatureServiceNotFoundException
 
     if entity_df.empty:
@@ -151,22 +162,14 @@ def training_features(home: Path, entity_df: pd.DataFrame, service: str = "ranke
         raise FeatureStoreError(f"feature service {service!r} does not exist; there are: {known}") from None
     for projection in features.feature_view_projections:
         require_source(store.get_feature_view(projection.name))
-    rows = entity_df.reset_index(drop=True).rename_axis(_ROW).reset_index()
-    parts = []
-    for start in range(0, len(rows), _CHUNK):
-        with quiet():
-            parts.append(
-                store.get_historical_features(
-                    rows.iloc[start : start + _CHUNK],
-                    features,
-                    full_feature_names=True,
-                    filter_by_created_timestamp=True,
-                ).to_arrow()
-            )
-    # A join returns its rows in any order.
-    joined = pa.concat_tables(parts).sort_by(_ROW).drop_columns(rows.columns.tolist()).to_pandas()
-    joined.index = entity_df.index
-    return pd.concat([entity_df, joined], axis=1)
+    with quiet():
+        joined: pa.Table = store.get_historical_features(
+            entity_df.reset_index(drop=True),
+            features,
+            full_feature_names=True,
+            filter_by_created_timestamp=True,
+        ).to_arrow()
+    return joined
 
 
 def source_files(view: Any) -> list[Path]:

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from feature_marts import Row, day, history_of, row, write_marts
 
-from serving import feature_store
 from serving.feature_store import FeatureStoreError, apply_definitions, training_features
 
 TTL_DAYS = {"user_activity": 30, "user_history": 730, "item_stats": 30}
@@ -41,8 +40,7 @@ def entities(rows: list[tuple[str, str, float]]) -> pd.DataFrame:
     )
 
 
-def test_join_equals_a_loop_over_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_store, "_CHUNK", 64)
+def test_join_equals_a_loop_over_all_rows(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     users, items = random_rows(rng, "u", 60), random_rows(rng, "i", 60)
     write_marts(tmp_path, users, items)
