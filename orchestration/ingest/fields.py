@@ -133,8 +133,7 @@ def require_columns(name: str, needed: Iterable[str], there: Sequence[str]) -> N
 
 def _decoded(spec: FileSpec) -> str:
     return f"""
-        SELECT row, size, line,
-            CASE WHEN size <= {spec.max_line_bytes} THEN TRY(decode(line)) END AS text,
+        SELECT row, size, line, text,
             CASE WHEN size > {spec.max_line_bytes} THEN 'oversized_line'
                  WHEN text IS NULL THEN 'bad_utf8' END AS flaw,
             CASE flaw WHEN 'oversized_line' THEN size || ' bytes, the limit is {spec.max_line_bytes}'
@@ -154,7 +153,8 @@ def _json_rows(spec: FileSpec, columns: Sequence[str]) -> Rows:
             CASE WHEN flaw IS NOT NULL THEN flaw WHEN f IS NULL THEN 'malformed_json' END AS flaw,
             CASE WHEN flaw IS NOT NULL THEN trouble WHEN f IS NULL THEN 'not a JSON object' END AS trouble
         FROM (
-            SELECT *, CASE WHEN starts_with(ltrim(text, ' ' || chr(9) || {_LINE_END}), '{{') AND json_valid(text)
+            SELECT *, CASE WHEN (starts_with(text, '{{') OR starts_with(ltrim(text, ' ' || chr(9) || {_LINE_END}), '{{'))
+                    AND json_valid(text)
                 THEN json_extract_string(text, [{pointers}]) END AS f
             FROM ({_decoded(spec)}))"""
     return Rows(query, _raw_line(spec), {column: f"f[{i}]" for i, column in enumerate(columns, 1)})
