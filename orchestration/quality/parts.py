@@ -1,7 +1,7 @@
 """Parts of the marts, and which of them have passed already.
 
-A mart is a folder of parts, each a period of days, and the manifest of the marts names the content of each. A part that
-has passed a suite passes it again until one of them changes, so that a night checks what the night has changed. No key
+A dated mart is a folder of parts, each a period of days, and the manifest of the marts names the content of each. A part
+that has passed a suite passes it again until one of them changes, so that a night checks what the night has changed. No key
 is lost by that: the keys of dated marts hold the date that says which part a row is in, so two rows with one key are
 in one part.
 """
@@ -32,13 +32,19 @@ class Part:
 
 
 def mart_parts(marts: Path, name: str) -> dict[str, Part]:
-    """Return the parts of a mart by name, in order; empty where there is no such mart."""
-    paths = {path.stem: path for path in sorted((marts / name).glob("*.parquet"))}
+    """Return the parts of a mart by name, in order, one of them named ``all`` where it is a single file.
+
+    Empty where there is no such mart.
+    """
+    paths = {path.stem: (path, f"{name}/{path.stem}") for path in sorted((marts / name).glob("*.parquet"))}
+    single = marts / f"{name}.parquet"
+    if not paths and single.is_file():
+        paths = {"all": (single, name)}
     try:
         known = read_json(marts / MANIFEST)["inputs"]
     except (ArtifactError, KeyError):
         known = {}
-    return {part: Part(path, known.get(f"{name}/{part}") or hash_file(path)) for part, path in paths.items()}
+    return {part: Part(path, known.get(key) or hash_file(path)) for part, (path, key) in paths.items()}
 
 
 @dataclass(frozen=True)

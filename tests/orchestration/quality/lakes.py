@@ -134,13 +134,15 @@ def features(first: int, last: int, seed: int, entities: int = 150) -> pa.Table:
 
 
 def write_part(marts: Path, name: str, part: str, table: pa.Table) -> None:
-    """Publish a part of a mart, and its hash in the manifest of the marts."""
-    (marts / name).mkdir(parents=True, exist_ok=True)
-    path = marts / name / f"{part}.parquet"
+    """Publish a part of a mart, ``all`` of an undated one, and its hash in the manifest of the marts."""
+    path, key = marts / name / f"{part}.parquet", f"{name}/{part}"
+    if part == "all":
+        path, key = marts / f"{name}.parquet", name
+    path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
     manifest = marts / MANIFEST
     inputs = read_json(manifest)["inputs"] if manifest.is_file() else {}
-    write_json(manifest, {"inputs": inputs | {f"{name}/{part}": hash_file(path)}})
+    write_json(manifest, {"inputs": inputs | {key: hash_file(path)}})
 
 
 def write_marts(marts: Path, seed: int, weeks: int = 11) -> list[str]:
