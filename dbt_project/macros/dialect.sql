@@ -67,11 +67,46 @@
 {%- endmacro %}
 
 
-{# An array of a group's values in a stated order. #}
-{% macro array_of(value, order_by) %}{{ return(adapter.dispatch('array_of', 'tessera')(value, order_by)) }}{% endmacro %}
+{# Columns as one value, compared by the first, then the second, and so on. #}
+{% macro tuple_of(columns) %}{{ return(adapter.dispatch('tuple_of', 'tessera')(columns)) }}{% endmacro %}
 
-{% macro duckdb__array_of(value, order_by) -%}
-    array_agg({{ value }} order by {{ order_by }})
+{% macro duckdb__tuple_of(columns) -%}
+    row({{ columns }})
+{%- endmacro %}
+
+
+{# A number that equal values share, and others seldom. #}
+{% macro hash_of(value) %}{{ return(adapter.dispatch('hash_of', 'tessera')(value)) }}{% endmacro %}
+
+{% macro duckdb__hash_of(value) -%}
+    hash({{ value }})
+{%- endmacro %}
+
+
+{# Of a group, the value of one column in the row that has the highest of another. #}
+{% macro value_at_latest(value, moment) %}{{ return(adapter.dispatch('value_at_latest', 'tessera')(value, moment)) }}{% endmacro %}
+
+{% macro duckdb__value_at_latest(value, moment) -%}
+    arg_max({{ value }}, {{ moment }})
+{%- endmacro %}
+
+
+{#
+  An array of a group's records (see `record`), sorted by their first field. An aggregate that sorts, as in
+  array_agg(... order by ...), would need several times the memory.
+#}
+{% macro sorted_array_of(value) %}{{ return(adapter.dispatch('sorted_array_of', 'tessera')(value)) }}{% endmacro %}
+
+{% macro duckdb__sorted_array_of(value) -%}
+    list_sort(array_agg({{ value }}))
+{%- endmacro %}
+
+
+{# The elements of an array from one position to another (from 1, inclusive), as far as there are any. #}
+{% macro slice_array(array, first, last) %}{{ return(adapter.dispatch('slice_array', 'tessera')(array, first, last)) }}{% endmacro %}
+
+{% macro duckdb__slice_array(array, first, last) -%}
+    {{ array }}[greatest({{ first }}, 1):{{ last }}]
 {%- endmacro %}
 
 

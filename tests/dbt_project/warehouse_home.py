@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from dbt.cli.main import dbtRunner
-from warehouse_lakes import HISTORY_LENGTH, Log
+from warehouse_lakes import HISTORY_LENGTH, Log, write_lake
 
 from orchestration.marts import dated_marts
+from orchestration.warehouse import BuildPlan, begin, plan_build, remember
 
+WAREHOUSE = "warehouse.duckdb"
 PROJECT = Path(__file__).parents[2] / "dbt_project"
 
 
@@ -40,6 +43,40 @@ class Warehouse:
         ]
         assert outcome.success is succeeds, (failed, outcome.exception)
         return failed
+
+    def night(self, log: Log, *command: str) -> BuildPlan:
+        """Let ``log`` be the lake, and build what has changed."""
+        write_lake(self.home, log)
+        plan = self._plan()
+        begin(self.home / WAREHOUSE, plan)
+        full = ["--full-refresh"] if plan.full else []
+        self.dbt(*(command or ("run",)), *full, **plan.variables)
+        remember(self.home / WAREHOUSE, plan.loaded)
+        return plan
+
+    def die(self, log: Log, *models: str) -> BuildPlan:
+        """Let ``log`` be the lake, and end a build of it after a few models."""
+        write_lake(self.home, log)
+        plan = self._plan()
+        begin(self.home / WAREHOUSE, plan)
+        self.dbt("run", "--select", *models, **plan.variables)
+        return plan
+
+    def _plan(self) -> BuildPlan:
+        return plan_build(self.home / "lake", self.home / WAREHOUSE, PROJECT, {})
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Return all marts as they stand in the database, each in the order of its key."""
+        nodes = json.loads((self.home / "target" / "manifest.json").read_text())["nodes"].values()
+        keys = {n["name"]: n["config"]["meta"]["key"] for n in nodes if "key" in n["config"].get("meta", {})}
+        with duckdb.connect(str(self.home / WAREHOUSE), read_only=True) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            return {
+                name: connection.execute(f"select * from main_marts.{name} order by {', '.join(key)}")
+                .to_arrow_table()
+                .to_pylist()
+                for name, key in sorted(keys.items())
+            }
 
     def export(self, folder: str = "marts", **arguments: Any) -> Path:
         """Export the marts below the home."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
@@ -11,6 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from ml.artifacts import MANIFEST, hash_file, write_json
 
 START = date(2025, 3, 1)
 TYPES = ("impression", "view", "cart", "purchase", "rating", "search")
@@ -66,10 +69,11 @@ class Event:
     query: str | None = None
     position: int | None = None
     source: str = "test"
+    part: str = ""
 
     @property
     def source_file(self) -> str:
-        return f"events/{self.arrival_date}.jsonl"
+        return f"events/{self.arrival_date}{self.part}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -115,18 +119,28 @@ class Log:
 
 
 def write_lake(home: Path, log: Log) -> None:
-    """Write ``log`` below ``home`` as ingestion would."""
-    for day, events in groupby(
-        sorted(log.events, key=lambda e: (e.arrival_date, e.source_row)), lambda e: e.arrival_date
+    """Leave of ``log`` below ``home`` what ingestion would, and nothing else."""
+    shutil.rmtree(home / "lake", ignore_errors=True)
+    for day, grouped in groupby(
+        sorted(log.events, key=lambda e: (e.arrival_date, e.source_file, e.source_row)),
+        lambda e: e.arrival_date,
     ):
-        folder = home / "lake" / "events" / f"day={day}"
-        folder.mkdir(parents=True, exist_ok=True)
+        events = list(grouped)
+        dates = [str(e.event_ts.date()) for e in events]
         rows = [{name: getattr(e, name) for name in EVENTS.names} for e in events]
-        pq.write_table(pa.Table.from_pylist(rows, EVENTS), folder / "events.parquet", compression="zstd")
-    folder = home / "lake" / "items"
-    folder.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist([i.row for i in log.items], ITEMS)
-    pq.write_table(table, folder / "items.parquet", compression="zstd")
+        _write_table(
+            home / "lake" / "events" / f"day={day}" / "events.parquet",
+            pa.Table.from_pylist(rows, EVENTS),
+            {"min_event_date": min(dates), "max_event_date": max(dates)},
+        )
+    items = pa.Table.from_pylist([i.row for i in log.items], ITEMS)
+    _write_table(home / "lake" / "items" / "items.parquet", items, {})
+
+
+def _write_table(path: Path, table: pa.Table, manifest: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True)
+    pq.write_table(table, path, compression="zstd")
+    write_json(path.parent / MANIFEST, manifest | {"content_hash": hash_file(path)})
 
 
 def random_log(seed: int, days: int = 45, users: int = 14, items: int = 9, n: int = 420) -> Log:

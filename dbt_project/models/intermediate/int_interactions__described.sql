@@ -20,6 +20,7 @@ described as (
         interactions.item_id,
         interactions.event_ts,
         interactions.event_date,
+        interactions.arrival_date,
         interactions.known_date,
         versions.category,
         {{ exact_amount('versions.price') }} as price

@@ -1,3 +1,5 @@
+{{ config(materialized='incremental', incremental_strategy='known_window', on_schema_change='fail') }}
+
 with
 
 events as (
@@ -18,7 +20,9 @@ counted as (
         count(case when {{ is_interaction() }} then 1 end) as interactions,
         min(event_ts) as first_event_ts
     from events
-    where item_id is not null
+    where
+        item_id is not null
+        and {{ event_known_in_window() }}
     group by item_id, event_date, {{ known_date() }}
 
 )

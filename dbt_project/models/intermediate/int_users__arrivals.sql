@@ -1,14 +1,18 @@
+{{ config(materialized='incremental', incremental_strategy='known_window', on_schema_change='fail') }}
+
 with
 
 events as (
 
     select * from {{ ref('fct_events') }}
+    where {{ event_known_in_window() }}
 
 ),
 
 described_interactions as (
 
     select * from {{ ref('int_interactions__described') }}
+    where {{ event_known_in_window() }}
 
 ),
 
@@ -22,7 +26,8 @@ counted as (
         count(case when event_type = 'view' then 1 end) as views,
         count(case when event_type = 'cart' then 1 end) as carts,
         count(case when event_type = 'purchase' then 1 end) as purchases,
-        min(event_ts) as first_event_ts
+        min(event_ts) as first_event_ts,
+        max(event_ts) as last_event_ts
     from events
     group by user_id, event_date, {{ known_date() }}
 
@@ -57,6 +62,7 @@ joined as (
         coalesce(interacted.priced, 0) as priced,
         coalesce(interacted.price_sum, 0) as price_sum,
         counted.first_event_ts,
+        counted.last_event_ts,
         interacted.last_interaction_ts
     from counted
     left join interacted

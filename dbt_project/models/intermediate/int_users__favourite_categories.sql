@@ -1,21 +1,19 @@
+{{ config(materialized='incremental', incremental_strategy='known_window', on_schema_change='fail') }}
+
 with
-
-described_interactions as (
-
-    select * from {{ ref('int_interactions__described') }}
-
-),
 
 arrived as (
 
     select
         user_id,
         category,
-        known_date,
-        count(*) as interactions
-    from described_interactions
-    where category is not null
-    group by user_id, category, known_date
+        {{ not_before_the_eve('known_date') }} as known_date,
+        sum(interactions) as interactions
+    from {{ ref('int_users__category_arrivals') }}
+    {%- if window_day('known_from') %}
+    where user_id in (select user_id from {{ ref('int_users__category_arrivals') }} where {{ known_in_window() }})
+    {%- endif %}
+    group by user_id, category, {{ not_before_the_eve('known_date') }}
 
 ),
 
@@ -54,13 +52,20 @@ leaders as (
 
 ),
 
-final as (
+favourites as (
 
     select
         user_id,
         known_date,
         min(category) over (partition by user_id, highest order by known_date) as favourite_category
     from leaders
+
+),
+
+final as (
+
+    select * from favourites
+    where {{ known_in_window() }}
 
 )
 

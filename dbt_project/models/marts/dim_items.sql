@@ -6,9 +6,9 @@ versions as (
 
 ),
 
-events as (
+arrivals as (
 
-    select * from {{ ref('fct_events') }}
+    select * from {{ ref('int_items__arrivals') }}
 
 ),
 
@@ -23,9 +23,8 @@ seen as (
 
     select
         item_id,
-        min(event_ts) as first_event_ts
-    from events
-    where item_id is not null
+        min(first_event_ts) as first_event_ts
+    from arrivals
     group by item_id
 
 ),

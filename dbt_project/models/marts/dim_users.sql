@@ -1,8 +1,8 @@
 with
 
-events as (
+arrivals as (
 
-    select * from {{ ref('fct_events') }}
+    select * from {{ ref('int_users__arrivals') }}
 
 ),
 
@@ -10,11 +10,11 @@ final as (
 
     select
         user_id,
-        min(event_ts) as first_event_ts,
-        max(event_ts) as last_event_ts,
-        count(*) as n_events,
-        count(case when {{ is_interaction() }} then 1 end) as n_interactions
-    from events
+        min(first_event_ts) as first_event_ts,
+        max(last_event_ts) as last_event_ts,
+        cast(sum(events) as bigint) as n_events,
+        cast(sum(interactions) as bigint) as n_interactions
+    from arrivals
     group by user_id
 
 )

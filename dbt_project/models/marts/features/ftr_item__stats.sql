@@ -3,17 +3,26 @@
     30: ['views', 'interactions', 'purchases'],
 } -%}
 
+{{ config(materialized='incremental', incremental_strategy='feature_window', on_schema_change='fail') }}
+
+{%- set since = window_day('known_from') %}
+
 with
 
+-- Cells that count on some day of the window, or have a day in it.
 arrivals as (
 
     select * from {{ ref('int_items__arrivals') }}
+    {%- if since %}
+    where event_date > {{ add_days(since, -30) }} or {{ known_in_window() }}
+    {%- endif %}
 
 ),
 
-audience_changes as (
+audiences as (
 
-    select * from {{ ref('int_items__audience_changes') }}
+    select * from {{ ref('int_items__audiences') }}
+    where {{ known_in_window() }}
 
 ),
 
@@ -29,31 +38,14 @@ rolling as (
 
 ),
 
--- An audience changes on days on which cells enter or leave the 30 days, and `rolling` has them all.
-audiences as (
-
-    select
-        rolling.item_id,
-        rolling.day,
-        sum(coalesce(audience_changes.users_30d, 0)) over (
-            partition by rolling.item_id
-            order by rolling.day
-        ) as users_30d
-    from rolling
-    left join audience_changes
-        on rolling.item_id = audience_changes.item_id
-        and rolling.day = audience_changes.day
-
-),
-
 days as (
 
     select
         item_id,
-        known_date,
+        {{ not_before_the_eve('known_date') }} as known_date,
         min(first_event_ts) as first_event_ts
-    from arrivals
-    group by item_id, known_date
+    from {{ ref('int_items__arrivals') }}
+    group by item_id, {{ not_before_the_eve('known_date') }}
 
 ),
 
@@ -79,7 +71,7 @@ final as (
         cast(rolling.interactions_7d as bigint) as interactions_7d,
         cast(rolling.interactions_30d as bigint) as interactions_30d,
         cast(rolling.purchases_30d as bigint) as purchases_30d,
-        cast(audiences.users_30d as bigint) as users_30d,
+        audiences.users_30d,
         cast(rolling.purchases_30d as double) / nullif(rolling.views_30d, 0) as conversion_30d,
         {{ days_between('least(known.first_event_ts, coalesce(versions.launched_at, known.first_event_ts))', 'known.known_at') }} as age_days,
         versions.price
@@ -89,7 +81,7 @@ final as (
         and known.known_date = rolling.day
     inner join audiences
         on known.item_id = audiences.item_id
-        and known.known_date = audiences.day
+        and known.known_date = audiences.known_date
     left join versions
         on known.item_id = versions.item_id
         and known.known_at > versions.holds_from

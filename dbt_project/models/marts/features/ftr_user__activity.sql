@@ -4,17 +4,45 @@
     30: ['interactions', 'views', 'carts', 'purchases', 'priced', 'price_sum'],
 } -%}
 
+{{ config(materialized='incremental', incremental_strategy='feature_window', on_schema_change='fail') }}
+
+{%- set since = window_day('known_from') %}
+
 with
 
+{% if since -%}
+-- The others have no row to redo.
+active as (
+
+    select distinct user_id from {{ ref('int_users__arrivals') }}
+    where {{ known_in_window() }}
+
+),
+
+{% endif -%}
+-- Cells that count on some day of the window, or have a day in it.
 arrivals as (
 
     select * from {{ ref('int_users__arrivals') }}
+    {%- if since %}
+    where
+        (event_date > {{ add_days(since, -30) }} or {{ known_in_window() }})
+        and user_id in (select user_id from active)
+    {%- endif %}
 
 ),
 
 favourites as (
 
-    select * from {{ ref('int_users__favourite_categories') }}
+    select
+        user_id,
+        {{ not_before_the_eve('known_date') }} as known_date,
+        {{ value_at_latest('favourite_category', 'known_date') }} as favourite_category
+    from {{ ref('int_users__favourite_categories') }}
+    {%- if since %}
+    where user_id in (select user_id from active)
+    {%- endif %}
+    group by user_id, {{ not_before_the_eve('known_date') }}
 
 ),
 
@@ -28,11 +56,14 @@ days as (
 
     select
         user_id,
-        known_date,
+        {{ not_before_the_eve('known_date') }} as known_date,
         min(first_event_ts) as first_event_ts,
         max(last_interaction_ts) as last_interaction_ts
-    from arrivals
-    group by user_id, known_date
+    from {{ ref('int_users__arrivals') }}
+    {%- if since %}
+    where user_id in (select user_id from active)
+    {%- endif %}
+    group by user_id, {{ not_before_the_eve('known_date') }}
 
 ),
 
@@ -74,6 +105,7 @@ final as (
     inner join rolling
         on known.user_id = rolling.user_id
         and known.known_date = rolling.day
+    where {{ known_in_window('known.known_date') }}
 
 )
 
