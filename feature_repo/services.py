@@ -21,7 +21,9 @@ def ranker_v1(views: list[FeatureView]) -> FeatureService:
 def definitions(home: Path) -> list[Any]:
     """Return every object of this repository, its sources below ``home`` (absolute)."""
     views = [user_activity(home), user_history(home), item_stats(home), item_semantic_id(home)]
-    return [user, item, *(view.batch_source for view in views), *views, ranker_v1(views)]
+    batch = [view.batch_source for view in views]
+    push = [view.stream_source for view in views if view.stream_source is not None]
+    return [user, item, *batch, *push, *views, ranker_v1(views)]
 
 
 ranker_v1_service = ranker_v1(

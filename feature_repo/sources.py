@@ -1,11 +1,11 @@
-"""Where features are read from: the Parquet files that the warehouse and the semantic IDs leave."""
+"""Where features come from: Parquet that the warehouse and the semantic IDs leave, and pushes between two nights."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from feast import FileSource
+from feast import FileSource, PushSource
 
 HOME = Path(os.environ.get("TESSERA_HOME", ".tessera")).absolute()
 
@@ -28,3 +28,8 @@ def parquet_source(home: Path, files: str) -> FileSource:
         timestamp_field="event_timestamp",
         created_timestamp_column="created_timestamp",
     )
+
+
+def pushed(source: FileSource) -> PushSource:
+    """Return a source that rows can be pushed to, and that is otherwise read from ``source``."""
+    return PushSource(name=f"{source.name}__push", batch_source=source)

@@ -9,7 +9,7 @@ from feast import FeatureView, Field
 from feast.types import Array, Float64, Int64, String
 
 from feature_repo.entities import item, user
-from feature_repo.sources import HOME, parquet_source
+from feature_repo.sources import HOME, parquet_source, pushed
 
 # The widest window is 30 days, and a row is written on every day with events: past that, every count has become zero.
 ACTIVITY_TTL = timedelta(days=30)
@@ -57,7 +57,7 @@ def user_history(home: Path) -> FeatureView:
                 name="history_length", dtype=Int64, description="Of the whole history, not only the latest."
             ),
         ],
-        source=parquet_source(home, "marts/ftr_user__history/*.parquet"),
+        source=pushed(parquet_source(home, "marts/ftr_user__history/*.parquet")),
     )
 
 

@@ -99,8 +99,12 @@ def apply_definitions(home: Path) -> ApplyReport:
         _prepare_sqlite(home, store)
         known = [*store.list_feature_services(), *store.list_feature_views(), *store.list_entities()]
         gone = [o for o in known if o.name not in names[_kind(o)]]
-        with quiet():
+        with quiet(), online_errors():
             store.apply(objects, objects_to_delete=gone, partial=False)
+        # For Feast's own commands: `feast --chdir TESSERA_HOME/feast serve`.
+        resolved = home / "feast" / "feature_store.yaml"
+        resolved.touch(mode=0o600)
+        resolved.write_text(yaml.safe_dump(_settings(home)), encoding="utf-8")
     return ApplyReport(
         entities=names[Entity],
         views=names[FeatureView],
@@ -206,6 +210,24 @@ def writing(home: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def online_errors() -> Iterator[None]:
+    """Turn what Redis complains of into one line.
+
+    Raises
+    ------
+    FeatureStoreError
+        If Redis holds the online store and does not answer.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Its client is optional, so its exceptions cannot be named.
+        if type(error).__module__.partition(".")[0] != "redis":
+            raise
+        raise FeatureStoreError(f"the Redis of {REDIS_SWITCH} cannot be used: {_one_line(error)}") from error
+
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep Feast's progress prints and the deprecation warnings of its own dependencies out of the logs."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -233,7 +255,11 @@ def _settings(home: Path) -> dict[str, Any]:
     )
     settings: dict[str, Any] = yaml.safe_load(text)
     if redis := os.environ.get(REDIS_SWITCH):
-        settings["online_store"] = {"type": "redis", "connection_string": redis}
+        # Redis would pass over a row that is not newer than what it holds, and so over a corrected past. There is one writer.
+        settings["online_store"] = {"type": "redis", "connection_string": redis, "skip_dedup": True}
+    for name, variable in (("memory", "TESSERA_DUCKDB_MEMORY"), ("threads", "TESSERA_DUCKDB_THREADS")):
+        if value := os.environ.get(variable):
+            settings["offline_store"][name] = value
     return settings
 
 

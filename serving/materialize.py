@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 
 from ml.artifacts import hash_json, read_json, write_json
+from serving.feature_source import FeatureSource
 from serving.feature_store import (
     FeatureStoreError,
     materialized_state,
+    online_errors,
     online_settings,
     open_store,
     quiet,
@@ -22,6 +22,8 @@ from serving.feature_store import (
     source_files,
     writing,
 )
+from serving.features import entity_keys
+from serving.online_keys import OnlineKeys, PushedKeys
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 LATER_VIEWS = frozenset({"item_semantic_id"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
+# An entity that nobody is: its time says which run the online store was left by.
+_MARK = "__tessera_materialized__"
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,15 @@ class Materialized:
     Parameters
     ----------
     rows
-        Entities written.
+        Entities written because their rows are new.
     retired
-        Entities that were online and are no longer in the source.
+        Entities that were online and have no row any more.
     start, end
         The window of event times that was read, both inclusive.
     rebuilt
         Whether the whole window was read, not only what is newer than the last run.
+    restored
+        Entities that were pushed since the last run and hold again what the source says.
     """
 
     rows: int
@@ -53,38 +59,7 @@ class Materialized:
     start: datetime
     end: datetime
     rebuilt: bool
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A view's Parquet files, read without Feast: what is in them, not what it means."""
-
-    files: list[Path]
-    key: str
-
-    def fingerprint(self, end: datetime) -> str:
-        """Return a hash of the set of rows up to ``end``, whatever their order."""
-        rows = self._query(
-            "SELECT count(*), bit_xor(hash(t)), sum(hash(t) % 1000000007) "
-            "FROM (SELECT * FROM read_parquet($files) WHERE event_timestamp <= $end) t",
-            end=end,
-        )
-        return hash_json([str(value) for value in rows[0]])
-
-    def keys(self, start: datetime, end: datetime) -> set[str]:
-        """Return the entities that have a row in the window."""
-        rows = self._query(
-            f'SELECT DISTINCT "{self.key}" FROM read_parquet($files) WHERE event_timestamp BETWEEN $start AND $end',
-            start=start,
-            end=end,
-        )
-        return {row[0] for row in rows}
-
-    def _query(self, sql: str, **parameters: datetime) -> list[tuple[Any, ...]]:
-        with duckdb.connect(config={"threads": 2}) as connection:
-            return connection.execute(
-                sql, {"files": [str(file) for file in self.files], **parameters}
-            ).fetchall()
+    restored: int = 0
 
 
 def materialize(home: Path, end: datetime) -> dict[str, Materialized]:
@@ -92,8 +67,9 @@ def materialize(home: Path, end: datetime) -> dict[str, Materialized]:
 
     Each entity's latest row up to ``end`` is put online, if it is not older than its view's TTL at ``end``. A run
     reads what is newer than the last run; it reads the whole TTL again where that would not do: on the first run, if
-    ``end`` lies before the last one, or if rows that were read before have changed since. Entities that vanished from
-    the source are blanked. Reads go on meanwhile.
+    ``end`` lies before the last one, if rows that were read before have changed since, or if the online store does
+    not hold what the last run left (a Redis that was flushed). Entities that vanished from the source are blanked;
+    those that were pushed meanwhile get what the source says. Reads go on meanwhile.
 
     Parameters
     ----------
@@ -110,7 +86,7 @@ def materialize(home: Path, end: datetime) -> dict[str, Materialized]:
     Raises
     ------
     FeatureStoreError
-        If ``end`` has no time zone, nothing is applied, or a mart is missing.
+        If ``end`` has no time zone, nothing is applied, a mart is missing, or Redis does not answer.
     """
     if end.tzinfo is None:
         raise FeatureStoreError(f"materialization needs a time with a time zone, not {end}")
@@ -122,71 +98,101 @@ def materialize(home: Path, end: datetime) -> dict[str, Materialized]:
         views = [view for view in views if view.name not in LATER_VIEWS or source_files(view)]
         for view in views:
             require_source(view)
-        return {view.name: _materialize_view(home, store, view, end.astimezone(UTC)) for view in views}
+        with online_errors():
+            return {view.name: _materialize_view(home, store, view, end.astimezone(UTC)) for view in views}
+
+
+def materialized_end(home: Path, view: str) -> datetime | None:
+    """Return the end of the last complete run of a view, or None where there was none."""
+    path = materialized_state(home) / f"{view}.json"
+    return datetime.fromisoformat(read_json(path)["end"]) if path.is_file() else None
 
 
 def _materialize_view(home: Path, store: FeatureStore, view: Any, end: datetime) -> Materialized:
-    source = _Source(require_source(view), view.entity_columns[0].name)
+    source = FeatureSource.of(home, view)
     state_file = materialized_state(home) / f"{view.name}.json"
-    keys_file = state_file.with_suffix(".parquet")
+    keys, pushed = OnlineKeys(home, view.name), PushedKeys(home, view.name)
     definition = hash_json(
         [str(view.ttl), sorted((f.name, str(f.dtype)) for f in view.features), online_settings(home)]
     )
-    last = _last_end(home, state_file, source, definition)
-    start = end - view.ttl
+    state = read_json(state_file) if state_file.is_file() else {}
+    last = _last_end(home, store, view, source, state, definition)
+    since = end - view.ttl
     if rebuilt := last is None or last > end:
         # Should this run be killed, the next one must not take the old state for the truth.
         state_file.unlink(missing_ok=True)
-    elif last is not None:
-        start = max(start, last + _TICK)
-    online = set(pq.read_table(keys_file)["key"].to_pylist()) if keys_file.is_file() else set()
-    fresh = source.keys(start, end)
-    _write_keys(keys_file, online | fresh)
+        start = since
+    else:
+        assert last is not None
+        start = max(since, last + _TICK)
+    fresh, strayed = source.keys(start, end), pushed.read()
+    keys.add(fresh)
     if fresh:
         with quiet():
             store.materialize(start, end, feature_views=[view.name])
-    gone = online - fresh if rebuilt else set()
+    restored = set() if rebuilt else _restore(store, view, source, strayed - fresh, since, end)
+    gone = ((keys.read() | strayed) if rebuilt else strayed) - fresh - restored
     if gone:
         _blank(store, view, sorted(gone))
-        _write_keys(keys_file, fresh)
-    write_json(
-        state_file, {"end": end.isoformat(), "definition": definition, "fingerprint": source.fingerprint(end)}
-    )
-    return Materialized(len(fresh), len(gone), start, end, rebuilt)
+    if rebuilt:
+        keys.replace(fresh)
+    _mark(store, view, end)
+    parts = source.fingerprints(end, known={} if rebuilt else state["parts"])
+    write_json(state_file, {"end": end.isoformat(), "definition": definition, "parts": parts})
+    pushed.clear()
+    return Materialized(len(fresh), len(gone), start, end, rebuilt, len(restored))
 
 
-def _last_end(home: Path, state_file: Path, source: _Source, definition: str) -> datetime | None:
+def _last_end(
+    home: Path, store: FeatureStore, view: Any, source: FeatureSource, state: dict[str, Any], definition: str
+) -> datetime | None:
     """Return where the last run ended, or None if what it left cannot be built upon."""
     online = online_settings(home)
-    if not state_file.is_file() or (online["type"] == "sqlite" and not Path(online["path"]).is_file()):
+    if online["type"] == "sqlite" and not Path(online["path"]).is_file():
         return None
-    state = read_json(state_file)
+    if state.get("definition") != definition or "parts" not in state:
+        return None
     last = datetime.fromisoformat(state["end"])
-    if state["definition"] != definition or state["fingerprint"] != source.fingerprint(last):
+    ((marked, _),) = store.provider.online_read(
+        store.config, view, entity_keys(view.entity_columns[0].name, [_MARK]), [view.features[0].name]
+    )
+    # SQLite keeps whole seconds.
+    if marked is None or int(marked.timestamp()) != int(last.timestamp()):
         return None
-    return last
+    return last if source.is_unchanged(last, state["parts"]) else None
+
+
+def _restore(
+    store: FeatureStore, view: Any, source: FeatureSource, keys: set[str], start: datetime, end: datetime
+) -> set[str]:
+    """Write the latest rows of some entities, and return those that have one."""
+    if not keys:
+        return set()
+    columns = [feature.name for feature in view.features]
+    rows = source.latest(sorted(keys), columns, start, end).to_pandas(types_mapper=_nullable)
+    if len(rows):
+        with quiet():
+            store.write_to_online_store(view.name, rows)
+    return set(rows[source.key])
+
+
+def _nullable(kind: Any) -> Any:
+    """Keep whole numbers whole where some are missing."""
+    return pd.Int64Dtype() if str(kind) == "int64" else None
 
 
 def _blank(store: FeatureStore, view: Any, keys: list[str]) -> None:
     """Overwrite entities' values with nothing, as of 1970; Feast offers no way to delete single entities."""
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    _write_nothing(store, view, keys, _EPOCH)
+
+
+def _mark(store: FeatureStore, view: Any, end: datetime) -> None:
+    _write_nothing(store, view, [_MARK], end)
+
+
+def _write_nothing(store: FeatureStore, view: Any, keys: list[str], time: datetime) -> None:
     from feast.protos.feast.types.Value_pb2 import Value
 
-    column = view.entity_columns[0].name
-    rows = [
-        (
-            EntityKey(join_keys=[column], entity_values=[Value(string_val=key)]),
-            {field.name: Value() for field in view.features},
-            _EPOCH,
-            None,
-        )
-        for key in keys
-    ]
+    nothing = {field.name: Value() for field in view.features}
+    rows = [(key, nothing, time, None) for key in entity_keys(view.entity_columns[0].name, keys)]
     store.provider.online_write_batch(store.config, view, rows, None)
-
-
-def _write_keys(path: Path, keys: set[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    pq.write_table(pa.table({"key": pa.array(sorted(keys), pa.string())}), beside, compression="zstd")
-    beside.replace(path)

@@ -13,7 +13,7 @@ import pytest
 from feature_marts import Row, day, history_of, row, write_marts
 
 from serving import feature_store
-from serving.feature_store import FeatureStoreError, apply_definitions
+from serving.feature_store import FeatureStoreError, apply_definitions, open_store
 from serving.features import UNKNOWN, FeatureLookup
 from serving.materialize import Materialized, materialize
 
@@ -149,9 +149,11 @@ def test_reads_go_on_while_a_view_is_materialized(
 
     def read() -> None:
         try:
-            user = FeatureLookup(tmp_path, clock=lambda: day(4)).user("u0")
-            assert user.activity is not None
-            seen.append(user.activity["events_1d"])
+            # As `feast serve` reads.
+            answer = open_store(tmp_path).get_online_features(
+                ["user_activity:events_1d"], [{"user_id": "u0"}], full_feature_names=True
+            )
+            seen.extend(answer.to_dict()["user_activity__events_1d"])
         except Exception as error:
             errors.append(str(error))
 
@@ -165,8 +167,8 @@ def test_reads_go_on_while_a_view_is_materialized(
     materialize(tmp_path, day(4))
 
     if serve_meanwhile:
-        # The item view, then the two user views; each is read while it is about to be written.
-        assert (seen, errors) == ([5, 5, 7], [])
+        # The item view, then the two user views, each with its mark; each is read while it is about to be written.
+        assert (seen, errors) == ([5, 5, 5, 7, 7, 7], [])
     else:
         assert errors
         assert all("MATERIALIZING" in error for error in errors)
