@@ -136,7 +136,7 @@ def release_dead_runs(instance: dg.DagsterInstance) -> None:
     storage = instance.event_log_storage
     for key in storage.get_concurrency_keys():
         info = storage.get_concurrency_info(key)
-        for run_id in {*info.active_run_ids, *info.pending_run_ids}:
+        for run_id in {*info.active_run_ids, *info.pending_run_ids, *info.assigned_run_ids}:
             storage.free_concurrency_slots_for_run(run_id)
 
 

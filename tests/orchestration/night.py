@@ -1,0 +1,222 @@
+"""Runs of the ``backfill`` job that can be killed: one warm process forks a child for each, so that a run starts at once.
+
+``python night.py`` reads a JSON request a line from standard input (home, log, notes, first and last day) and answers
+with the child's process id, and, once it has ended, with its exit status. A child leads a process group of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+STAGES = {
+    "raw_events": "ingest",
+    "raw_items": "ingest",
+    "warehouse": "dbt",
+    "marts": "export",
+    "feature_definitions": "materialize",
+    "online_features": "materialize",
+    "item_text_vectors": "vectors",
+    "item_behaviour_vectors": "vectors",
+    "item_fused_vectors": "vectors",
+}
+
+
+@dataclass
+class Night:
+    """One run at work.
+
+    Parameters
+    ----------
+    server
+        The process that forked it.
+    pid
+        The child, and its process group.
+    notes, log
+        Files with a line ``start STEP SECONDS`` or ``end STEP SECONDS`` for each step that began or ended, and with
+        what the run printed.
+    """
+
+    server: subprocess.Popen[str]
+    pid: int
+    notes: Path
+    log: Path
+
+    def stage(self) -> str:
+        """Return the stage that is at work, or was when the run died; ``"between"`` where none is."""
+        at_work: list[str] = []
+        for line in self.notes.read_text().splitlines():
+            what, step, _ = line.split()
+            at_work = [*at_work, step] if what == "start" else [name for name in at_work if name != step]
+        return STAGES.get(at_work[-1], "checks") if at_work else "between"
+
+    def spans(self) -> dict[str, float]:
+        """Return how many seconds each stage took."""
+        spans: dict[str, float] = {}
+        for line in self.notes.read_text().splitlines():
+            what, step, second = line.split()
+            stage = STAGES.get(step, "checks")
+            spans[stage] = spans.get(stage, 0.0) + (float(second) if what == "end" else -float(second))
+        return spans
+
+    def is_over(self) -> bool:
+        """Tell whether the run has ended; its status waits to be read then."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except FileNotFoundError:
+            return True
+
+    def kill(self, group: bool = True) -> None:
+        """Kill the run; without ``group`` its dbt child goes on alone."""
+        (os.killpg if group else os.kill)(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Return the exit code; negative for a signal."""
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        print(json.dumps({"wait": self.pid}), file=self.server.stdin, flush=True)
+        return int(self.server.stdout.readline())
+
+
+@contextmanager
+def nights(environment: dict[str, str], scratch: Path) -> Iterator[Callable[..., Night]]:
+    """Yield a function that starts a run: ``start(home, days)``."""
+    server = subprocess.Popen(
+        [sys.executable, __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith(("TESSERA_", "DAGSTER_"))}
+        | environment
+        | {"TESSERA_HOME": str(scratch / "nowhere")},
+    )
+    numbers = iter(range(10_000))
+
+    def start(home: Path, days: list[date], erase: list[str] | None = None) -> Night:
+        number = next(numbers)
+        notes, log = scratch / f"{number}.notes", scratch / f"{number}.log"
+        notes.touch()
+        request = {"home": str(home), "notes": str(notes), "log": str(log), "erase": erase}
+        request |= {"days": [day.isoformat() for day in days]}
+        assert server.stdin is not None
+        assert server.stdout is not None
+        print(json.dumps(request), file=server.stdin, flush=True)
+        return Night(server, int(server.stdout.readline()), notes, log)
+
+    try:
+        yield start
+    finally:
+        assert server.stdin is not None
+        server.stdin.close()
+        server.wait()
+
+
+def _serve() -> None:
+    """Fork a child for each request, and tell how it ended when asked."""
+    # Imported once here. None of it starts a thread, so that a fork is safe.
+    import feast  # noqa: F401
+    import great_expectations  # noqa: F401
+    import sentence_transformers  # noqa: F401
+
+    from orchestration.definitions import defs
+
+    definitions = defs()
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            _answer(os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1]))
+            continue
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            os._exit(_night(definitions, request))
+        _answer(pid)
+
+
+def _answer(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+def _night(definitions: Any, request: dict[str, Any]) -> int:
+    """Do what the demo does between its simulation and its training; return the exit code."""
+    log = os.open(request["log"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.environ["TESSERA_HOME"] = request["home"]
+    try:
+        import dagster as dg
+
+        from orchestration import home as homes
+        from orchestration import partitions
+        from orchestration.demo import _cause, release_dead_runs
+        from orchestration.settings import get_settings
+
+        for cached in (get_settings, partitions.source_spec, partitions.landing_partitions):
+            cached.cache_clear()
+        home = Path(request["home"])
+        days = [date.fromisoformat(day) for day in request["days"]]
+        with homes.only_one(home):
+            homes.sweep(home)
+            homes.prepare(home, {"source": "simulator", "data": None, "clock": "logs"})
+            get_settings.cache_clear()
+            get_settings()
+            with dg.DagsterInstance.get() as instance:
+                release_dead_runs(instance)
+                _note_steps(Path(request["notes"]))
+                result = definitions.resolve_job_def("backfill").execute_in_process(
+                    instance=instance,
+                    tags=partitions.range_tags(*partitions.partition_keys_of(days)),
+                    run_config={"loggers": {"progress": {}}},
+                    raise_on_error=False,
+                )
+                sys.stdout.write(f"{_cause(result)}\n")
+                return 0 if result.success else 1
+    except BaseException:
+        traceback.print_exc()
+        return 2
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _note_steps(notes: Path) -> None:
+    """Let the logger of the jobs write down which step begins and ends."""
+    from orchestration.progress import ProgressHandler
+
+    handle = os.open(notes, os.O_WRONLY | os.O_APPEND)
+
+    def emit(_: ProgressHandler, record: logging.LogRecord) -> None:
+        event = getattr(record, "dagster_meta", {}).get("dagster_event")
+        if event is not None and event.step_key is not None:
+            begun = event.is_step_start
+            if begun or event.is_step_success or event.is_step_failure:
+                line = f"{'start' if begun else 'end'} {event.step_key} {time.monotonic():.3f}\n"
+                os.write(handle, line.encode())
+
+    ProgressHandler.emit = emit  # type: ignore[method-assign]
+
+
+def until(true: Callable[[], bool], over: Callable[[], bool]) -> bool:
+    """Wait until something is true; tell whether it became so before it was over."""
+    while not true():
+        if over():
+            return False
+        time.sleep(0.004)
+    return True
+
+
+if __name__ == "__main__":
+    _serve()
