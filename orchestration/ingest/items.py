@@ -10,15 +10,16 @@ import duckdb
 
 from ml.artifacts import hash_json
 from orchestration.ingest.errors import IngestError
-from orchestration.ingest.fields import stage_file, used_columns
+from orchestration.ingest.fields import Rows, open_file, stage_file, used_columns
 from orchestration.ingest.files import LandedFile, find_files
-from orchestration.ingest.gate import check_bad_share
+from orchestration.ingest.gate import check_bad_share, staged_faults
 from orchestration.ingest.lake import (
     publish_lake,
     publish_quarantine,
     rejected_columns,
     workshop,
 )
+from orchestration.ingest.lines import Limits
 from orchestration.ingest.parquet import write_days
 from orchestration.ingest.report import DayReport, IngestReport, total
 from orchestration.ingest.spec import Column, ItemsSpec, ListColumn, SourceSpec
@@ -37,6 +38,7 @@ def ingest_items(
     max_bad_share: float = 0.05,
     memory_limit: str = "1GB",
     threads: int = 2,
+    limits: Limits | None = None,
 ) -> IngestReport:
     """Bring a source's whole catalogue into ``lake/items``, and its bad rows into ``quarantine/items``.
 
@@ -55,6 +57,8 @@ def ingest_items(
         Highest share of bad rows that passes, over all files.
     memory_limit, threads
         What DuckDB may use.
+    limits
+        How much a compressed file may grow.
 
     Returns
     -------
@@ -73,9 +77,10 @@ def ingest_items(
     with workshop(lake, memory_limit, threads) as (connection, folder):
         connection.create_function("unescape_html", html.unescape, ["VARCHAR"], "VARCHAR")
         connection.execute(STAGED_ITEMS)
-        read = sum(_stage(connection, spec, items, n, file) for n, file in enumerate(files)) if items else 0
+        read = sum(_stage(connection, items, n, file, limits) for n, file in enumerate(files)) if items else 0
         if items is not None:
-            check_bad_share(connection, _TABLE, files, items, [items.columns.item_id], max_bad_share)
+            rows, faults = staged_faults(connection, _TABLE)
+            check_bad_share(connection, rows, faults, files, items, [items.columns.item_id], max_bad_share)
         report = _count(connection)
         accepted, refused = folder / "accepted.parquet", folder / "refused.parquet"
         write_days(connection, _accepted(spec), lambda _: accepted, empty=accepted)
@@ -87,7 +92,11 @@ def ingest_items(
 
 
 def _stage(
-    connection: duckdb.DuckDBPyConnection, spec: SourceSpec, items: ItemsSpec, number: int, file: LandedFile
+    connection: duckdb.DuckDBPyConnection,
+    items: ItemsSpec,
+    number: int,
+    file: LandedFile,
+    limits: Limits | None,
 ) -> int:
     columns = items.columns
     origins: list[Column | ListColumn | None] = [
@@ -96,14 +105,12 @@ def _stage(
     objects = [columns.attributes] if isinstance(columns.attributes, str) else []
     if isinstance(columns.attributes, dict):
         origins += columns.attributes.values()
-    read = stage_file(
-        connection,
-        file,
-        items,
-        used_columns(origins, items.filters, objects),
-        _TABLE,
-        lambda rows: staged_items(items, rows, number, file.name, file.day),
-    )
+    opened = open_file(connection, file, items, used_columns(origins, items.filters, objects), limits)
+
+    def select(rows: Rows) -> str:
+        return staged_items(items, rows, number, file.name, file.day)
+
+    read = 0 if opened is None else stage_file(connection, file, opened, _TABLE, select)
     if not read:
         raise IngestError(f"{file.name}: the file holds no rows")
     return read

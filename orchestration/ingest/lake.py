@@ -83,7 +83,10 @@ def publish_lake(staged: Path, target: Path, manifest: dict[str, Any]) -> bool:
     """
     with one_line_errors(f"cannot write {target.parent}"):
         manifest = manifest | {"content_hash": hash_file(staged)}
-        if _stands(target, manifest):
+        standing = _standing(target)
+        if standing is not None and _told(standing) == _told(manifest):
+            if _look(standing) != _look(manifest):
+                write_json(target.parent / MANIFEST, manifest)
             return False
         with publish(target.parent) as folder:
             shutil.move(staged, folder / target.name)
@@ -125,13 +128,24 @@ def remove(target: Path) -> bool:
     return True
 
 
-def _stands(target: Path, manifest: dict[str, Any]) -> bool:
-    """Tell whether ``target`` holds this content; a landed file that merely grew elsewhere makes no difference."""
+def _standing(target: Path) -> dict[str, Any] | None:
+    """Return the manifest of what stands at ``target``; ``None`` where the file is not the one it speaks of."""
     if not (target.parent / MANIFEST).is_file() or not target.is_file():
-        return False
+        return None
     try:
         standing = read_json(target.parent / MANIFEST)
     except ArtifactError:
-        return False
-    same = all(standing.get(key) == value for key, value in manifest.items() if key != "files")
-    return same and hash_file(target) == manifest["content_hash"]
+        return None
+    whole = isinstance(standing, dict) and hash_file(target) == standing.get("content_hash")
+    return standing if whole else None
+
+
+def _told(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return what a manifest says of its day; a landed file that merely grew elsewhere makes no difference."""
+    return {key: value for key, value in manifest.items() if key not in ("files", "shape")}
+
+
+def _look(manifest: dict[str, Any]) -> Any:
+    """Return the columns of the landed files with the kinds of their values, however many of each there were."""
+    shape = manifest.get("shape")
+    return shape and {column: sorted(kinds) for column, kinds in shape["columns"].items()}

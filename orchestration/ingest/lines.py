@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from orchestration.ingest.errors import IngestError, one_line_errors
@@ -48,6 +49,16 @@ class Limits:
         """Return how many bytes a file of ``size`` bytes on disk may decompress to."""
         return min(self.decompressed_bytes, max(_UNSUSPICIOUS, int(size * self.ratio)))
 
+    def check_parquet(self, path: Path, name: str) -> None:
+        """Raise an :class:`IngestError` if a Parquet file says that it decompresses to more than it may."""
+        told = pq.read_metadata(path)
+        declared = sum(told.row_group(n).total_byte_size for n in range(told.num_row_groups))
+        if declared > self.decompressed_bytes or declared < 0:
+            raise IngestError(
+                f"{name}: says that it decompresses to {declared:,} bytes, {self.decompressed_bytes:,} are allowed "
+                "(TESSERA_MAX_DECOMPRESSED_BYTES)"
+            )
+
 
 class LineFile:
     """The lines of one text file, read once from start to end.
@@ -75,6 +86,8 @@ class LineFile:
         Lines handed out so far.
     failure
         What stopped the reading, where something did.
+    watch
+        Called with each batch, where it is set.
     """
 
     def __init__(
@@ -85,18 +98,19 @@ class LineFile:
         header: bool,
         max_line_bytes: int,
         block: int = _BLOCK,
-        limits: Limits = Limits(),
+        limits: Limits | None = None,
     ) -> None:
         self.name = name
         self.rows = 0
         self.failure: IngestError | None = None
+        self.watch: Callable[[pa.RecordBatch], None] | None = None
         self._keep = max_line_bytes + 1
         self._block = block
         self._number = 0
         self._bytes = 0
         with one_line_errors(f"cannot read {name}"):
             codec = _CODECS.get(path.suffix)
-            self._allowed = limits.allowed(path.stat().st_size) if codec else None
+            self._allowed = (limits or Limits()).allowed(path.stat().st_size) if codec else None
             self._stream = pa.input_stream(path, compression=codec)
         self._head = self._read().removeprefix(_BOM)
         self.header_line = self._take_header() if header else None
@@ -180,6 +194,8 @@ class LineFile:
         if empty.any():
             batch = batch.filter(pa.array(~empty))
         self.rows += batch.num_rows
+        if self.watch is not None:
+            self.watch(batch)
         return batch
 
 

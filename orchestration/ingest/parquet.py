@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from datetime import date
 from itertools import groupby
 from pathlib import Path
@@ -66,15 +67,41 @@ def _runs(reader: pa.RecordBatchReader) -> Iterator[tuple[date | None, pa.Record
             start = end
 
 
+class ParquetFile:
+    """One file, written in whatever portions its rows come; row groups are cut by count.
+
+    Parameters
+    ----------
+    path, schema
+        The file and its columns.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd", store_schema=False)
+        self._rest = schema.empty_table()
+
+    def add(self, rows: pa.Table) -> None:
+        """Append rows, of the file's columns."""
+        rest = pa.concat_tables([self._rest, rows])
+        while rest.num_rows >= ROW_GROUP:
+            self._writer.write_table(rest.slice(0, ROW_GROUP).combine_chunks(), ROW_GROUP)
+            rest = rest.slice(ROW_GROUP)
+        self._rest = rest
+
+    def finish(self) -> None:
+        """Write what is left."""
+        if self._rest.num_rows:
+            self._writer.write_table(self._rest.combine_chunks(), ROW_GROUP)
+        self._rest = self._rest.slice(0, 0)
+
+    def close(self) -> None:
+        """Close the file, finished or not."""
+        self._writer.close()
+
+
 def _write_file(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """Write one file; row groups are cut by count, in whatever portions the rows come."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(path, schema, compression="zstd", store_schema=False) as writer:
-        rest = schema.empty_table()
+    with closing(ParquetFile(path, schema)) as file:
         for batch in batches:
-            rest = pa.concat_tables([rest, pa.Table.from_batches([batch])])
-            while rest.num_rows >= ROW_GROUP:
-                writer.write_table(rest.slice(0, ROW_GROUP).combine_chunks(), ROW_GROUP)
-                rest = rest.slice(ROW_GROUP)
-        if rest.num_rows:
-            writer.write_table(rest.combine_chunks(), ROW_GROUP)
+            file.add(pa.Table.from_batches([batch]))
+        file.finish()

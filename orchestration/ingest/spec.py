@@ -38,7 +38,9 @@ EventType = Literal[
 ]
 """The canonical event types; only a search may name no item."""
 
+_LONGEST_LINE = 100_000_000
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_ELSEWHERE = re.compile(r"^~|\$|\\|://|[\x00-\x1f]")
 _DAY_FORMAT = re.compile(r"day(?::((?:[^%{}*]|%[Ymd])+))?")
 
 
@@ -48,8 +50,8 @@ class _Strict(BaseModel):
 
 def _check_path(path: str) -> str:
     pure = PurePosixPath(path)
-    if not path or pure.is_absolute() or ".." in pure.parts:
-        raise ValueError("must be a path below the data folder")
+    if not path or pure.is_absolute() or ".." in pure.parts or _ELSEWHERE.search(path):
+        raise ValueError("must be a path below the data folder, without .., ~, $, backslashes or a URL's ://")
     placeholders = _PLACEHOLDER.findall(path)
     if len(placeholders) > 1 or any(_DAY_FORMAT.fullmatch(p) is None for p in placeholders):
         raise ValueError("may hold one placeholder, {day} or {day:FORMAT} with %Y, %m and %d")
@@ -187,19 +189,23 @@ class FileSpec(_Strict):
     header: tuple[str, ...] | None = Field(None, min_length=1)
     time_unit: Literal["s", "ms", "us", "iso"] = "iso"
     filters: tuple[Condition, ...] = ()
-    max_line_bytes: int = Field(10_000, gt=0)
+    max_line_bytes: int = Field(10_000, gt=0, le=_LONGEST_LINE)
     max_field_bytes: int = Field(2_000, gt=0)
 
     @model_validator(mode="after")
     def _shape(self) -> FileSpec:
-        separated = self.format in ("csv", "tsv")
-        if not separated and (self.delimiter or self.quote is not None or self.header):
+        if not self.separated and (self.delimiter or self.quote is not None or self.header):
             raise ValueError("delimiter, quote and header are for csv and tsv")
-        if separated and self.quoted and (len(self.separator) > 1 or self.separator in '"\\'):
+        if self.separated and self.quoted and (len(self.separator) > 1 or self.separator in '"\\'):
             raise ValueError("quoted fields need a delimiter of one character; or set quote: false")
         if self.path.endswith((".gz", ".zst")) and self.format == "parquet":
             raise ValueError("Parquet compresses itself; .gz and .zst are for text")
         return self
+
+    @property
+    def separated(self) -> bool:
+        """Whether a row is text with separators between its fields."""
+        return self.format in ("csv", "tsv")
 
     @property
     def daily(self) -> bool:
@@ -225,6 +231,7 @@ class EventsSpec(FileSpec):
     natural_key: tuple[str, ...] | None = Field(None, min_length=1)
     repeats: Literal["drop", "keep"] = "drop"
     future_tolerance_seconds: int = Field(300, ge=0)
+    max_late_days: int | None = Field(None, ge=0)
     allow_empty_days: bool = False
 
     @model_validator(mode="after")
@@ -236,6 +243,8 @@ class EventsSpec(FileSpec):
             raise ValueError("columns.item_id: needed by every event type but search")
         if self.columns.event_id is not None and (self.natural_key or self.repeats == "keep"):
             raise ValueError("natural_key and repeats are for sources without an event_id column")
+        if self.max_late_days is not None and not self.daily:
+            raise ValueError("max_late_days is for daily files; in others an event arrives on its own date")
         return self
 
     @property
@@ -257,7 +266,7 @@ class ItemsSpec(FileSpec):
 
     columns: ItemColumns
     unescape_html: bool = False
-    max_line_bytes: int = Field(200_000, gt=0)
+    max_line_bytes: int = Field(200_000, gt=0, le=_LONGEST_LINE)
     max_field_bytes: int = Field(100_000, gt=0)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 
 from orchestration.ingest.fields import Rows
+from orchestration.ingest.report import ERASED, TOO_LATE
 from orchestration.ingest.spec import Column, EventsSpec, ItemsSpec, SourceSpec
 from orchestration.ingest.sql import condition, elements, finite, kept_elements, literal, microseconds, scalar
+from orchestration.ingest.users import Users
 
 _SHOWN = 80
 
@@ -32,9 +34,17 @@ def key_columns(events: EventsSpec) -> list[str]:
 
 
 def staged_events(
-    spec: SourceSpec, day: date | None, latest: datetime, file_no: int, file_name: str, rows: Rows
+    spec: SourceSpec,
+    day: date | None,
+    latest: datetime,
+    file_no: int,
+    file_name: str,
+    users: Users,
+    rows: Rows,
 ) -> str:
-    """Return the query whose result goes into ``staged_events``.
+    """Return the query whose result goes into ``staged_events``; its parameters are those of ``users``.
+
+    Rows of erased users have the reason ``erased`` and nothing that could tell whose they were.
 
     Parameters
     ----------
@@ -46,6 +56,8 @@ def staged_events(
         A later event is in the future.
     file_no, file_name
         Place of the file in the total order, and its name.
+    users
+        What becomes of user ids.
     rows
         Relation over the file.
     """
@@ -54,8 +66,8 @@ def staged_events(
     keep = " AND ".join(condition(test, f) for test in events.filters) or "true"
     mapped = f"""
         SELECT *,
-            {_event_id(spec, rows)} AS event_id,
-            {scalar(columns.user_id, f)} AS user_id,
+            {_event_id(spec, rows, users)} AS event_id,
+            {scalar(columns.user_id, f)} AS user_given,
             {scalar(columns.item_id, f)} AS item_id,
             {scalar(columns.event_type, f)} AS type_given,
             {scalar(columns.event_ts, f)} AS ts_given,
@@ -66,18 +78,24 @@ def staged_events(
         FROM ({rows.query})
         WHERE flaw IS NOT NULL OR ({keep})"""
     typed = f"""
-        SELECT *, {_type_case(events)} AS event_type,
+        SELECT *, {users.known("user_given")} AS user_id, {_type_case(events)} AS event_type,
             {microseconds("ts_given", events.time_unit)} AS us,
             {finite("value_given")} AS value,
             TRY_CAST(position_given AS INTEGER) AS position
         FROM ({mapped})"""
     dated = f"SELECT *, {_day(spec, day, latest)} AS day FROM ({typed})"
-    judged = f"SELECT *, {_event_reason(events, day, latest)} AS reason FROM ({dated})"
+    judged = f"SELECT *, {_event_reason(events, day, latest, users)} AS reason FROM ({dated})"
+    values = ["event_id", "user_id", "item_id", "event_type", "make_timestamp(us) AT TIME ZONE 'UTC'"]
+    values += ["session_id", "value", "query", "position"]
+    refused = "reason IS NOT NULL"
+    if users.erases:
+        values = [f"CASE WHEN reason IS DISTINCT FROM '{ERASED}' THEN {value} END" for value in values]
+        refused = f"reason <> '{ERASED}'"
+    raw = users.raw("raw", "user_given", "user_id", None if events.separated else _json_key(columns.user_id))
     return f"""
-        SELECT day, event_id, user_id, item_id, event_type, make_timestamp(us) AT TIME ZONE 'UTC',
-            session_id, value, query, position, {literal(file_name)}, row, {file_no},
-            reason, {_event_detail(events, latest)}, CASE WHEN reason IS NOT NULL THEN {rows.raw} END
-        FROM ({judged})"""
+        SELECT day, {", ".join(values)}, {literal(file_name)}, row, {file_no},
+            reason, {_event_detail(events, day, latest)}, {raw}
+        FROM (SELECT *, CASE WHEN {refused} THEN {rows.raw} END AS raw FROM ({judged}))"""
 
 
 def staged_items(items: ItemsSpec, rows: Rows, file_no: int, file_name: str, day: date | None) -> str:
@@ -112,13 +130,22 @@ def staged_items(items: ItemsSpec, rows: Rows, file_no: int, file_name: str, day
         FROM ({judged})"""
 
 
-def _event_id(spec: SourceSpec, rows: Rows) -> str:
+def _json_key(user: Column) -> str:
+    own = user.column or ""
+    return own.rpartition("/")[2].replace("~1", "/").replace("~0", "~") if own.startswith("/") else own
+
+
+def _event_id(spec: SourceSpec, rows: Rows, users: Users) -> str:
     """Return the source's own id, or a hash that any reader of the same row comes to."""
     own = spec.events.columns.event_id
     if own is not None:
         return scalar(own, rows.f)
     # A unit separator ends each value and a NULL is not an empty text, so no two keys read the same.
-    values = [f"coalesce('=' || {rows.f[column]}, '')" for column in key_columns(spec.events)]
+    user = spec.events.columns.user_id.column
+    values = [
+        f"coalesce('=' || {users.known(rows.f[column]) if column == user else rows.f[column]}, '')"
+        for column in key_columns(spec.events)
+    ]
     return "md5(" + " || chr(31) || ".join([literal(spec.name), *values]) + ")"
 
 
@@ -142,13 +169,17 @@ def _oversized(names: tuple[str, ...], limit: int) -> str:
     return f"size > {limit} AND flaw IS NULL AND ({tests})"
 
 
-_EVENT_TEXTS = ("event_id", "user_id", "item_id", "type_given", "ts_given", "session_id", "query")
+_EVENT_TEXTS = ("event_id", "user_given", "item_id", "type_given", "ts_given", "session_id", "query")
 _ITEM_TEXTS = ("item_id", "title", "description", "brand")
 
 
-def _event_reason(events: EventsSpec, day: date | None, latest: datetime) -> str:
+def _event_reason(events: EventsSpec, day: date | None, latest: datetime, users: Users) -> str:
+    erased = f"WHEN {users.is_erased('user_id')} THEN '{ERASED}'" if users.erases else ""
     undated = "" if day is not None else "WHEN day IS NULL THEN 'outside_dates'"
+    earliest = _earliest(events, day)
+    late = "" if earliest is None else f"WHEN us < {_epoch_us(earliest)} THEN '{TOO_LATE}'"
     return f"""CASE
+        {erased}
         WHEN flaw IS NOT NULL THEN flaw
         WHEN {_oversized(_EVENT_TEXTS, events.max_field_bytes)} THEN 'oversized_field'
         WHEN user_id IS NULL THEN 'missing_user'
@@ -158,12 +189,14 @@ def _event_reason(events: EventsSpec, day: date | None, latest: datetime) -> str
         WHEN us IS NULL THEN 'unparsable_time'
         WHEN us > {_epoch_us(latest)} THEN 'future_time'
         {undated}
+        {late}
         WHEN value_given IS NOT NULL AND value IS NULL THEN 'unparsable_number'
         WHEN position_given IS NOT NULL AND position IS NULL THEN 'unparsable_number'
         END"""
 
 
-def _event_detail(events: EventsSpec, latest: datetime) -> str:
+def _event_detail(events: EventsSpec, day: date | None, latest: datetime) -> str:
+    happened = "date_diff('day', CAST(make_timestamp(us) AS DATE), day)"
     return f"""CASE reason
         WHEN 'oversized_field' THEN 'a field is longer than {events.max_field_bytes} bytes'
         WHEN 'unknown_type' THEN {_quote("type_given", "no event type")}
@@ -171,10 +204,19 @@ def _event_detail(events: EventsSpec, latest: datetime) -> str:
         WHEN 'unparsable_time' THEN {_quote("ts_given", "no time")}
         WHEN 'future_time' THEN CAST(make_timestamp(us) AS VARCHAR) || ' is after {latest:%Y-%m-%d %H:%M:%S}'
         WHEN 'outside_dates' THEN CAST(make_timestamp(us) AS VARCHAR) || ' is outside the dates of the source'
+        WHEN '{TOO_LATE}' THEN
+            CAST(make_timestamp(us) AS VARCHAR) || ' is ' || {happened} || ' days before {day}, {events.max_late_days} are allowed'
         WHEN 'unparsable_number' THEN
             CASE WHEN value_given IS NOT NULL AND value IS NULL THEN 'value ' || {_quote("value_given", "")}
                  ELSE 'position ' || {_quote("position_given", "")} END
         ELSE trouble END"""
+
+
+def _earliest(events: EventsSpec, day: date | None) -> datetime | None:
+    """Return the time before which an event that arrives on ``day`` is too late."""
+    if day is None or events.max_late_days is None:
+        return None
+    return datetime.combine(day, time(), UTC) - timedelta(days=events.max_late_days)
 
 
 def _item_reason(items: ItemsSpec) -> str:

@@ -8,10 +8,15 @@ from orchestration.dbt import source_metadata
 from orchestration.failures import RETRY, one_line_failures
 from orchestration.ingest.events import ingest_events
 from orchestration.ingest.items import ingest_items
+from orchestration.ingest.report import COVERED, IngestReport
+from orchestration.ingestion import event_options, limits
 from orchestration.metadata import table
 from orchestration.partitions import days_between, landing_partitions, source_spec
 from orchestration.quality_checks import check_events, check_items, specs
 from orchestration.settings import get_settings
+
+SCHEMA_DRIFT = "schema_drift"
+_LAGS_SHOWN = 60
 
 
 @dg.asset(
@@ -21,7 +26,7 @@ from orchestration.settings import get_settings
     backfill_policy=dg.BackfillPolicy.single_run(),
     retry_policy=RETRY,
     metadata=source_metadata("events"),
-    check_specs=specs("raw_events"),
+    check_specs=[*specs("raw_events"), dg.AssetCheckSpec(SCHEMA_DRIFT, asset="raw_events")],
 )
 def raw_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Interaction events, typed and checked, one folder a day of arrival; bad rows are in quarantine with a reason."""
@@ -34,20 +39,17 @@ def raw_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             days,
             settings.lake,
             settings.quarantine,
-            max_bad_share=settings.max_bad_share,
-            memory_limit=settings.duckdb_memory,
-            threads=settings.duckdb_threads,
+            options=event_options(settings),
         )
-        checks = check_events(settings, list(report.days))
+        checks = [*check_events(settings, list(report.days)), _drift_check(report)]
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": report.accepted,
             "rows_read": report.read,
             "rows_quarantined": report.quarantined,
             "quarantine_reasons": report.reasons,
-            "lag_days": table(
-                [{"days late": lag, "events": n} for lag, n in sorted(report.lag_days.items())]
-            ),
+            "rows_erased": report.erased,
+            **_lag(report),
             "days": len(report.days),
             "path": dg.MetadataValue.path(str(settings.lake / "events")),
             "quarantine": dg.MetadataValue.path(str(settings.quarantine / "events")),
@@ -75,6 +77,7 @@ def raw_items() -> dg.MaterializeResult:
             max_bad_share=settings.max_bad_share,
             memory_limit=settings.duckdb_memory,
             threads=settings.duckdb_threads,
+            limits=limits(settings),
         )
         checks = check_items(settings)
     return dg.MaterializeResult(
@@ -86,4 +89,27 @@ def raw_items() -> dg.MaterializeResult:
             "path": dg.MetadataValue.path(str(settings.lake / "items")),
         },
         check_results=checks,
+    )
+
+
+def _lag(report: IngestReport) -> dict[str, dg.MetadataValue | int]:
+    """Return how late events arrived, those refused as too late included, and the bound that would take in most."""
+    rows = [
+        {"days late": row.days, "events": row.events, "share": row.share, "cumulative share": row.cumulative}
+        for row in report.lag_table()
+    ]
+    covers = report.days_that_cover(COVERED)
+    told: dict[str, dg.MetadataValue | int] = {"lag_days": table(rows[:_LAGS_SHOWN])}
+    return told if covers is None else told | {f"days_that_cover_{COVERED:.1%}": covers}
+
+
+def _drift_check(report: IngestReport) -> dg.AssetCheckResult:
+    """Show changes in the shape of the files that were let pass; those that were not have stopped the asset."""
+    return dg.AssetCheckResult(
+        passed=not report.drift,
+        asset_key="raw_events",
+        check_name=SCHEMA_DRIFT,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="; ".join(report.drift[:5]) or "the files look as they did on the days before",
+        metadata={"changes": table([{"change": message} for message in report.drift])},
     )

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from orchestration.ingest.events import available_days, ingest_events
 from orchestration.ingest.items import ingest_items
+from orchestration.ingest.options import Options
 from orchestration.ingest.report import IngestReport
 from orchestration.ingest.spec import SourceSpec
 
@@ -102,9 +103,9 @@ class Home:
 
     def ingest(self, spec: SourceSpec, days: Iterable[date] | None = None, **options: Any) -> IngestReport:
         wanted = available_days(spec, self.landing, now=NOW) if days is None else days
-        options = {"now": NOW, "memory_limit": "500MB"} | options
+        chosen = Options(**({"memory_limit": "500MB"} | options))
         return ingest_events(
-            spec, self.landing, wanted, self.root / "lake", self.root / "quarantine", **options
+            spec, self.landing, wanted, self.root / "lake", self.root / "quarantine", NOW, chosen
         )
 
     def ingest_items(self, spec: SourceSpec, **options: Any) -> IngestReport:

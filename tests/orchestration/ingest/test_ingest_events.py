@@ -83,6 +83,16 @@ def test_manifest_tells_what_was_read(home: Home) -> None:
         "accepted": 2,
         "quarantined": 1,
         "reasons": {"malformed_json": 1},
+        "shape": {
+            "rows": 2,
+            "columns": {
+                "id": {"text": 2},
+                "item": {"text": 2},
+                "ts": {"numbers": 2},
+                "type": {"text": 2},
+                "user": {"text": 2},
+            },
+        },
         "min_event_date": "2025-03-01",
         "max_event_date": "2025-03-01",
     }
