@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from feature_marts import Row, day, history_of, row, write_marts
 
+from ml.artifacts import hash_file, write_json
 from serving import feature_store
+from serving.feature_source import FeatureSource
 from serving.feature_store import FeatureStoreError, apply_definitions, open_store
 from serving.features import UNKNOWN, FeatureLookup
 from serving.materialize import Materialized, materialize
@@ -51,6 +53,7 @@ def assert_online(home: Path, users: list[Row], items: list[Row], end: datetime)
     ]
 
 
+@pytest.mark.usefixtures("either_store")
 def test_any_walk_of_runs_ends_in_the_latest_rows(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     users, items = random_marts(rng)
@@ -100,6 +103,145 @@ def test_lost_online_store_is_filled_again(tmp_path: Path) -> None:
     assert_online(tmp_path, users, items, day(2))
 
 
+def test_night_reads_only_parts_that_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def certify() -> None:
+        files = sorted((tmp_path / "marts").rglob("*.parquet"))
+        named = {f.relative_to(tmp_path / "marts").with_suffix("").as_posix(): hash_file(f) for f in files}
+        write_json(tmp_path / "marts" / "manifest.json", {"inputs": named})
+
+    def hashed(end: float) -> tuple[Materialized, list[str]]:
+        """Run, and return what was done for a view and the parts of it whose rows were read for their hash."""
+        read: list[str] = []
+        rows = FeatureSource._rows
+
+        def noted(self: FeatureSource, file: Path, end: datetime) -> Any:
+            read.append(f"{file.parent.name}/{file.stem}")
+            return rows(self, file, end)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FeatureSource, "_rows", noted)
+            done = materialize(tmp_path, day(end))["user_activity"]
+        return done, [name.partition("/")[2] for name in read if name.startswith("ftr_user__activity/")]
+
+    first, second, third = "2014-01-01", "2014-01-31", "2014-03-02"
+    users = [row("u0", 5, 1), row("u1", 20, 2), row("u2", 35, 3), row("u0", 40, 4)]
+    items = [row("i0", 1, 6)]
+    write_marts(tmp_path, users, items)
+    certify()
+    apply_definitions(tmp_path)
+    done, read = hashed(41)
+    assert (done.rebuilt, set(read)) == (True, {first, second})
+
+    # A day joins the second part: its old rows are compared, and the first part is not opened.
+    users.append(row("u3", 45, 5))
+    write_marts(tmp_path, users, items)
+    certify()
+    done, read = hashed(46)
+    assert (done.rebuilt, done.rows, set(read)) == (False, 1, {second})
+    users.append(row("u4", 61, 6))
+    write_marts(tmp_path, users, items)
+    certify()
+    done, read = hashed(62)
+    assert (done.rebuilt, done.rows, set(read)) == (False, 1, {third})
+    assert_online(tmp_path, users, items, day(62))
+
+    # The oldest part changed: everything is read again.
+    users[1] = row("u1", 20, 99)
+    write_marts(tmp_path, users, items)
+    certify()
+    done, _ = hashed(62)
+    assert done.rebuilt
+    # And a part that vanished is a change as well.
+    write_marts(tmp_path, users[2:], items)
+    certify()
+    done, _ = hashed(62)
+    assert done.rebuilt
+
+
+def test_store_that_lost_its_data_is_filled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: str
+) -> None:
+    import redis
+
+    host, port = redis_server.split(":")
+    client = redis.Redis(host, int(port))
+    client.flushall()
+    monkeypatch.setenv("TESSERA_REDIS", redis_server)
+    users, items = [row("u0", 1, 5)], [row("i0", 1, 6)]
+    write_marts(tmp_path, users, items)
+    apply_definitions(tmp_path)
+    materialize(tmp_path, day(2))
+    assert not materialize(tmp_path, day(3))["user_activity"].rebuilt
+    assert b"u0" in b"".join(client.keys())
+    client.flushall()
+
+    assert materialize(tmp_path, day(3))["user_activity"].rebuilt
+    assert_online(tmp_path, users, items, day(3))
+    # The values are in Redis, and not beside it.
+    assert not (tmp_path / "feast" / "online.db").exists()
+    monkeypatch.setenv("TESSERA_REDIS", "127.0.0.1:1")
+    with pytest.raises(FeatureStoreError, match=r"the Redis of TESSERA_REDIS cannot be used: .*refused"):
+        materialize(tmp_path, day(3))
+    with pytest.raises(FeatureStoreError, match="cannot be used"):
+        FeatureLookup(tmp_path, clock=lambda: day(3)).user("u0")
+
+
+@pytest.mark.usefixtures("either_store")
+def test_readers_never_fail_and_see_whole_rows(tmp_path: Path) -> None:
+    users = [row(f"u{key}", 1, 1000) for key in range(300)]
+    items = [row("i0", 1, 6)]
+    write_marts(tmp_path, users, items)
+    apply_definitions(tmp_path)
+    materialize(tmp_path, day(1))
+    stop = threading.Event()
+    seen: set[tuple[int, ...]] = set()
+    errors: list[str] = []
+    reads = [0] * 4
+
+    def read(reader: int) -> None:
+        lookup = FeatureLookup(tmp_path, clock=lambda: day(12))
+        while not stop.is_set():
+            try:
+                activity = lookup.user(f"u{reads[reader] % 300}").activity
+                assert activity is not None
+                seen.add((activity["events_1d"], activity["events_7d"], activity["purchases_30d"]))
+            except Exception as error:
+                errors.append(repr(error))
+            reads[reader] += 1
+
+    threads = [threading.Thread(target=read, args=(reader,)) for reader in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for night in range(2, 6):
+            users = users + [row(f"u{key}", night, 1000 * night) for key in range(300)]
+            write_marts(tmp_path, users, items)
+            before = sum(reads)
+            materialize(tmp_path, day(night))
+            assert sum(reads) > before
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+    assert errors == []
+    # A row is of one night: never half of it old and half of it new.
+    assert seen <= {(n, n + 1, n + 6) for n in range(1000, 6000, 1000)}
+    assert len(seen) > 1
+
+
+@pytest.mark.usefixtures("either_store")
+def test_corrected_value_of_the_same_time_is_served(tmp_path: Path) -> None:
+    write_marts(tmp_path, [row("u0", 1, 5)], [row("i0", 1, 6)])
+    apply_definitions(tmp_path)
+    materialize(tmp_path, day(2))
+    users = [row("u0", 1, 7)]
+    write_marts(tmp_path, users, [row("i0", 1, 6)])
+    materialize(tmp_path, day(2))
+    assert_online(tmp_path, users, [row("i0", 1, 6)], day(2))
+
+
+@pytest.mark.usefixtures("either_store")
 def test_old_values_are_not_served(tmp_path: Path) -> None:
     write_marts(tmp_path, [row("u0", 1, 5)], [row("i0", 1, 6)])
     apply_definitions(tmp_path)
@@ -174,6 +316,7 @@ def test_reads_go_on_while_a_view_is_materialized(
         assert all("MATERIALIZING" in error for error in errors)
 
 
+@pytest.mark.usefixtures("either_store")
 def test_lookup_is_shared_by_threads(tmp_path: Path) -> None:
     write_marts(tmp_path, [row(f"u{key}", 1, key) for key in KEYS], [row("i0", 1, 6)])
     apply_definitions(tmp_path)
@@ -195,6 +338,7 @@ def test_lookup_is_shared_by_threads(tmp_path: Path) -> None:
     assert sorted(found) == sorted((key, key) for key in KEYS for _ in range(20))
 
 
+@pytest.mark.usefixtures("either_store")
 def test_semantic_ids_join_in_once_they_are_there(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

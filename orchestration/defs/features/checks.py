@@ -1,4 +1,4 @@
-"""Great Expectations on the feature marts, before they are served."""
+"""Great Expectations on the feature marts before they are served; what is online against the marts after."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from orchestration.defs.features.assets import FEAST_POOL, online_features
 from orchestration.defs.warehouse.assets import marts
 from orchestration.failures import one_line_failures
 from orchestration.quality import MART_SUITES
@@ -17,6 +18,9 @@ from orchestration.quality_checks import (
     check_references,
 )
 from orchestration.settings import get_settings
+from serving.parity import check_parity
+
+_NAMED = 5
 
 
 @dg.multi_asset_check(
@@ -33,3 +37,21 @@ def feature_mart_checks() -> Iterator[dg.AssetCheckResult]:
             yield check_mart(get_settings(), name)
         yield check_features(get_settings())
         yield check_references(get_settings())
+
+
+@dg.asset_check(asset=online_features, pool=FEAST_POOL)
+def online_equals_offline() -> dg.AssetCheckResult:
+    """Of a sample of entities of each view, every online value against the latest row of the mart, under the TTL."""
+    settings = get_settings()
+    with one_line_failures():
+        found = check_parity(settings.home, settings.parity_sample, settings.seed)
+    differences = [told for view in found.values() for told in view.differences]
+    return dg.AssetCheckResult(
+        passed=not differences,
+        description="; ".join(differences[:_NAMED]) or "every sampled value is the mart's",
+        metadata={
+            "differences": len(differences),
+            "entities": {name: view.checked for name, view in found.items()},
+            "pushed_since": sum(view.pushed for view in found.values()),
+        },
+    )
