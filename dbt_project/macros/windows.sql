@@ -96,3 +96,39 @@
     insert into {{ args['target_relation'] }} ({{ columns }})
     select {{ columns }} from {{ args['temp_relation'] }}
 {% endmacro %}
+
+
+{#
+  The condition that a row of a dated mart may have been redone by this run, or by the last one. Everything, where no
+  window is told.
+#}
+{% macro redone(column) %}
+    {%- if flags.FULL_REFRESH or var('known_from') is none -%}
+        {{ return('true') }}
+    {%- elif column == 'event_date' -%}
+        {{ return(between_vars('event_date')) }}
+    {%- elif column == 'event_timestamp' -%}
+        {{ return("event_timestamp >= " ~ end_of_day("date '" ~ var('known_from') ~ "'")) }}
+    {%- else -%}
+        {{ return(column ~ " >= date '" ~ var('known_from') ~ "'") }}
+    {%- endif -%}
+{% endmacro %}
+
+
+{#
+  dbt asks this what a generic data test shall read. Of dated marts (meta.part_by) it reads what has been redone: the
+  rest passed before, and was not written since. Promises between rows of different windows are tests of their own,
+  which are told the whole table by another argument.
+#}
+{% macro get_where_subquery(relation) -%}
+    {%- set tested = graph.nodes.get(model.get('attached_node')) if execute else none -%}
+    {%- set conditions = [] -%}
+    {%- if config.get('where') %}{% do conditions.append('(' ~ config.get('where') ~ ')') %}{% endif -%}
+    {%- if tested and tested.config.meta.get('part_by') -%}
+        {%- do conditions.append(redone(tested.config.meta['part_by'])) -%}
+    {%- endif -%}
+    {%- if conditions and conditions != ['true'] -%}
+        {{ return('(select * from ' ~ relation ~ ' where ' ~ conditions | join(' and ') ~ ') as dbt_subquery') }}
+    {%- endif -%}
+    {{ return(relation) }}
+{%- endmacro %}

@@ -101,7 +101,7 @@ final as (
     from compared
     where
         is_new
-        and (best_before is null or {{ order_key }} < best_before)
+        and (best_before is null or best_before > {{ order_key }})
 
 )
 
