@@ -129,3 +129,16 @@ def test_export_into_a_missing_folder_fails(full: Built, warehouse: Warehouse) -
         "run-operation", "export_marts", "--args", json.dumps({"target": str(missing)}), succeeds=False
     )
     assert not missing.exists()
+
+
+@pytest.mark.parametrize("name", sorted(KEYS))
+def test_numbers_and_moments_have_a_unit_and_marts_an_owner(full: Built, name: str) -> None:
+    manifest = json.loads((full.warehouse.home / "target" / "manifest.json").read_text())
+    node = manifest["nodes"][f"model.tessera.{name}"]
+    assert node["config"]["meta"]["dagster"]["owners"] == [f"team:{node['config']['meta']['owner']}"]
+    measured = ("bigint", "double", "integer", "decimal", "timestamp")
+    assert [
+        column["name"]
+        for column in node["columns"].values()
+        if column["data_type"].startswith(measured) and not column["config"]["meta"].get("unit")
+    ] == []
