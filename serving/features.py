@@ -172,7 +172,9 @@ def entity_keys(key: str, entities: Sequence[str]) -> list[Any]:
 def decode(stored: Any) -> Any:
     """Return a stored value; None for a missing number, which the online store holds as NaN."""
     kind = stored.WhichOneof("val")
-    value = None if kind is None else getattr(stored, kind)
-    if kind is not None and kind.endswith("_list_val"):
+    if kind is None:
+        return None
+    value: Any = getattr(stored, kind)
+    if kind.endswith("_list_val"):
         return list(value.val)
     return None if isinstance(value, float) and isnan(value) else value

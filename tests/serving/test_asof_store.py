@@ -19,8 +19,9 @@ from feast.types import Array, Float64, Int64, String
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from serving import point_in_time
-from serving.point_in_time import AsofOfflineStoreConfig, _join, _Read, _while_unchanged
+from serving import asof_join
+from serving.asof_join import Read, join, while_unchanged
+from serving.point_in_time import AsofOfflineStoreConfig
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 TIME = pa.timestamp("us", "UTC")
@@ -104,7 +105,7 @@ def test_join_equals_a_loop(
         # What marts are: every row is known as soon as it is true, once a key and time. It takes a shorter way.
         rows = [Known(key, event, event) for key, event in {(row.key, row.event): None for row in rows}]
     write(tmp_path, rows, cuts)
-    read = _Read(
+    read = Read(
         pattern=str(tmp_path / "*.parquet"),
         keys={"key": "who"},
         time="event_timestamp",
@@ -115,7 +116,7 @@ def test_join_equals_a_loop(
     )
     entities = pd.DataFrame({"who": [key for key, _ in asked], "when": [at(tick) for _, tick in asked]})
 
-    found = _join(CONFIG, entities, "when", [read])
+    found = join(CONFIG, entities, "when", [read])
 
     places = [winner(rows, key, tick, ttl, by_created) for key, tick in asked]
     assert found.column_names == ["who", "when", "view__place", "view__wide"]
@@ -270,7 +271,7 @@ def test_join_equals_a_hand_written_asof(tmp_path: Path) -> None:
             "row": np.arange(n_asked),
         }
     )
-    read = _Read(
+    read = Read(
         str(tmp_path / "*.parquet"),
         {"key": "who"},
         "event_timestamp",
@@ -280,7 +281,7 @@ def test_join_equals_a_hand_written_asof(tmp_path: Path) -> None:
         timedelta(microseconds=500),
     )
 
-    found = _join(CONFIG, asked, "when", [read])
+    found = join(CONFIG, asked, "when", [read])
 
     expected = duckdb.sql(
         f"SELECT CASE WHEN f.event_timestamp + INTERVAL 500 MICROSECOND >= a.when THEN f.place END AS place FROM asked a "
@@ -294,11 +295,11 @@ def test_join_equals_a_hand_written_asof(tmp_path: Path) -> None:
 def test_rows_asked_in_chunks_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, [Known("a", tick, tick) for tick in range(0, 50, 5)], [4])
     asked = pd.DataFrame({"who": ["a"] * 40, "when": [at(tick) for tick in range(40)]})
-    read = _Read(
+    read = Read(
         str(tmp_path / "*.parquet"), {"key": "who"}, "event_timestamp", None, False, {"place": "p"}, None
     )
-    monkeypatch.setattr(point_in_time, "_CHUNK", 7)
-    assert _join(CONFIG, asked, "when", [read])["p"].to_pylist() == [tick // 5 for tick in range(40)]
+    monkeypatch.setattr(asof_join, "_CHUNK", 7)
+    assert join(CONFIG, asked, "when", [read])["p"].to_pylist() == [tick // 5 for tick in range(40)]
 
 
 def test_marts_that_are_replaced_meanwhile_are_read_again(tmp_path: Path) -> None:
@@ -314,9 +315,9 @@ def test_marts_that_are_replaced_meanwhile_are_read_again(tmp_path: Path) -> Non
         return found
 
     path.write_text("old")
-    assert _while_unchanged(str(tmp_path / "*.parquet"), ask)["x"].to_pylist() == ["newest"]
+    assert while_unchanged(str(tmp_path / "*.parquet"), ask)["x"].to_pylist() == ["newest"]
     contents = iter("abc")
     with pytest.raises(RuntimeError, match="was replaced 3 times while it was read"):
-        _while_unchanged(str(tmp_path / "*.parquet"), ask)
+        while_unchanged(str(tmp_path / "*.parquet"), ask)
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        _while_unchanged(str(tmp_path / "*.nothing"), ask)
+        while_unchanged(str(tmp_path / "*.nothing"), ask)
