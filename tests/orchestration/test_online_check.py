@@ -9,6 +9,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feast import FeatureView
 
 from feature_repo.services import definitions
 from orchestration import settings as settings_module
@@ -24,9 +25,9 @@ def write_marts(home: Path) -> None:
     """Write each mart that the views read: three entities, one row each, by the views' own schema."""
     types = {"Int64": pa.int64(), "Float64": pa.float64(), "String": pa.string()}
     for view in definitions(home):
-        if not hasattr(view, "batch_source") or not view.batch_source.path.endswith("/*.parquet"):
+        if not isinstance(view, FeatureView) or not view.batch_source.path.endswith("/*.parquet"):
             continue
-        columns = {view.entity_columns[0].name: pa.array(["a", "b", "c"])}
+        columns = {f"{view.entities[0]}_id": pa.array(["a", "b", "c"])}
         for name in ("event_timestamp", "created_timestamp"):
             columns[name] = pa.array([DAY] * 3, pa.timestamp("us", "UTC"))
         for feature in view.features:
