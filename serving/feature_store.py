@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import yaml
 
+from ml.artifacts import consistently
+
 if TYPE_CHECKING:
     import pandas as pd
     from feast import FeatureStore
@@ -166,14 +168,18 @@ def training_table(home: Path, entity_df: pd.DataFrame, service: str = "ranker_v
         raise FeatureStoreError(f"feature service {service!r} does not exist; there are: {known}") from None
     for projection in features.feature_view_projections:
         require_source(store.get_feature_view(projection.name))
-    with quiet():
-        joined: pa.Table = store.get_historical_features(
+
+    def join() -> pa.Table:
+        return store.get_historical_features(
             entity_df.reset_index(drop=True),
             features,
             full_feature_names=True,
             filter_by_created_timestamp=True,
         ).to_arrow()
-    return joined
+
+    with quiet():
+        # Many parts are opened one after the other, and a night may publish others meanwhile.
+        return consistently(home / "marts", join)
 
 
 def source_files(view: Any) -> list[Path]:
