@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from orchestration.ingest.errors import IngestError, one_line_errors
 
 SCHEMA = pa.schema([("row", pa.int64()), ("size", pa.int64()), ("line", pa.binary()), ("text", pa.string())])
-_BLOCK = 1 << 24
+_BLOCK = 1 << 23
 _WINDOW = 1 << 16
 _UNSUSPICIOUS = 1 << 28  # bytes: what a file may decompress to, however small it is
 _BOM = b"\xef\xbb\xbf"

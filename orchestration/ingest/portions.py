@@ -20,8 +20,8 @@ from orchestration.ingest.parquet import ROW_GROUP
 class Parsers:
     """Threads that parse blocks of lines, each with its own connection to one DuckDB.
 
-    A query over a block of lines occupies one thread of DuckDB, however many it may use. Several blocks at a time
-    use them all, and rows need no sorting afterwards.
+    A query over a block of lines has work for one thread of DuckDB, and the others only get in its way. So each
+    block is parsed by the thread that asks for it, several at a time, and rows need no sorting afterwards.
 
     Parameters
     ----------
@@ -70,7 +70,11 @@ class Parsers:
         """
         with one_line_errors(f"cannot read {name}"):
             if opened.lines is not None:
-                yield from self._parsed(opened.lines.batches(), query, values)
+                self._connection.execute("SET threads = 1")
+                try:
+                    yield from self._parsed(opened.lines.batches(), query, values)
+                finally:
+                    self._connection.execute(f"SET threads = {self._threads}")
                 return
             for batch in self._connection.execute(query, values or None).to_arrow_reader(ROW_GROUP):
                 yield pa.Table.from_batches([batch])

@@ -85,7 +85,7 @@ def staged_events(
         FROM ({mapped})"""
     dated = f"SELECT *, {_day(spec, day, latest)} AS day FROM ({typed})"
     judged = f"SELECT *, {_event_reason(events, day, latest, users)} AS reason FROM ({dated})"
-    values = ["event_id", "user_id", "item_id", "event_type", "make_timestamp(us) AT TIME ZONE 'UTC'"]
+    values = ["event_id", "user_id", "item_id", "event_type", "make_timestamptz(us)"]
     values += ["session_id", "value", "query", "position"]
     refused = "reason IS NOT NULL"
     if users.erases:
