@@ -10,7 +10,7 @@ BIN := .venv/bin
 export TESSERA_HOME ?= $(CURDIR)/.tessera
 
 .DEFAULT_GOAL := help
-.PHONY: help install manifest demo test test-slow ui serve rollback results lint format lock clean
+.PHONY: help install manifest demo test test-slow ui serve rollback erase results lint format lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ serve: manifest ## Serve recommendations of the last demo over HTTP
 
 rollback: manifest ## Make the champion before this one live again
 	@$(BIN)/python -m orchestration rollback
+
+erase: manifest ## Erase users from every file of the home: make erase USERS="ID ID"
+	@$(BIN)/python -m orchestration erase $(USERS)
 
 results: manifest ## Copy what the last demo measured into benchmarks/results
 	@$(BIN)/python -m benchmarks.export_results

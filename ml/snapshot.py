@@ -6,6 +6,7 @@ histories and the catalogue; the splits follow from the histories (`ml.evaluatio
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,42 @@ def load_snapshot(folder: Path) -> Snapshot:
         ),
         manifest,
     )
+
+
+def drop_users(folder: Path, user_ids: Collection[str]) -> int:
+    """Take users and their histories out of a snapshot, in one step; return how many were in it.
+
+    The version keeps its name, to which models are bound, although the name was made from the inputs as they were.
+    ``recipe["users_dropped"]`` in the manifest says that it holds less than that.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder holds no complete snapshot of this format.
+    """
+    snapshot = load_snapshot(folder)
+    kept = np.array([user not in user_ids for user in snapshot.user_ids], dtype=bool)
+    dropped = int((~kept).sum())
+    if not dropped:
+        return 0
+    histories = snapshot.histories.rows(np.flatnonzero(kept))
+    users = [user for user, stays in zip(snapshot.user_ids, kept, strict=True) if stays]
+    manifest = snapshot.manifest
+    metrics = {
+        "users": len(users),
+        "events": len(histories.items),
+        "temporal_cutoffs_us": cutoffs(histories),
+    }
+    recipe = {"users_dropped": manifest.recipe.get("users_dropped", 0) + dropped}
+    with publish(folder) as staging:
+        _write_tables(staging, users, histories, snapshot.catalogue)
+        write_manifest(
+            staging,
+            manifest.model_copy(
+                update={"metrics": manifest.metrics | metrics, "recipe": manifest.recipe | recipe}
+            ),
+        )
+    return dropped
 
 
 def _write_tables(folder: Path, user_ids: list[str], histories: Histories, catalogue: Catalogue) -> None:

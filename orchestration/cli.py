@@ -103,3 +103,16 @@ def rollback() -> None:
             recipe = roll_back(settings)
             publish_champion(settings)
         typer.echo(f"champion is {recipe}")
+
+
+@app.command()
+def erase(
+    users: Annotated[
+        list[str] | None, typer.Argument(help="Ids of users; none finishes what was killed.")
+    ] = None,
+) -> None:
+    """Erase users from every file of this home, and never take them in again."""
+    from orchestration.privacy.command import erase as erase_users
+
+    with _one_line_errors():
+        erase_users(users or [], _console)

@@ -99,7 +99,7 @@ def _simulate(settings: Settings, console: Console) -> None:
 def _materialize(settings: Settings, days: list[date], console: Console) -> dict[str, float]:
     """Run ``backfill`` over all days, then ``retrain`` over all recipes; return seconds by asset group."""
     log = settings.dagster_home / LOG
-    with _noise_to(log), _told_in_one_line(settings.home, log):
+    with noise_to(log), told_in_one_line(settings.home, log):
         import dagster as dg
 
         from orchestration.definitions import defs
@@ -150,11 +150,11 @@ def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str, fi
         raise_on_error=False,
     )
     if not result.success:
-        raise ChainError(_cause(result) or f"{job} failed; see {get_settings().dagster_home / LOG}")
+        raise ChainError(cause_of(result) or f"{job} failed; see {get_settings().dagster_home / LOG}")
 
 
-def _cause(result: dg.ExecuteInProcessResult) -> str | None:
-    """Return one line that names the step that failed first, and why."""
+def cause_of(result: dg.ExecuteInProcessResult) -> str | None:
+    """Return one line that names the step of a run that failed first, and why."""
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
@@ -173,7 +173,7 @@ def _group_of(definitions: dg.Definitions, step: str) -> str:
 
 
 @contextmanager
-def _told_in_one_line(home: Path, log: Path) -> Iterator[None]:
+def told_in_one_line(home: Path, log: Path) -> Iterator[None]:
     """Turn what fails outside every step (Dagster's own storage on a full disk, say) into one line; log the rest."""
     try:
         yield
@@ -186,7 +186,7 @@ def _told_in_one_line(home: Path, log: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _noise_to(log: Path) -> Iterator[None]:
+def noise_to(log: Path) -> Iterator[None]:
     """Send what libraries print to a file, so that the terminal shows a line per stage."""
     with log.open("w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         yield

@@ -4,6 +4,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,7 +14,16 @@ from dagster_dbt.errors import DagsterDbtCliRuntimeError
 from ml.artifacts import ArtifactError, publish, read_manifest
 from orchestration.dbt import DBT_DIR, DBT_PROJECT, TRANSLATOR
 from orchestration.failures import RETRY, one_line_failures
-from orchestration.marts import KIND, PERIODS, certify, dated_marts, is_unfinished, lay_out, plan_export
+from orchestration.marts import (
+    KIND,
+    PERIODS,
+    ExportPlan,
+    certify,
+    dated_marts,
+    is_unfinished,
+    lay_out,
+    plan_export,
+)
 from orchestration.partitions import source_spec
 from orchestration.settings import get_settings
 from orchestration.warehouse import begin, failures_of, plan_build, read_loaded, remember
@@ -66,11 +76,7 @@ def marts(dbt: DbtCliResource) -> dg.MaterializeResult:
         dated = dated_marts(DBT_PROJECT.manifest_path)
         plan = plan_export(settings.marts, dated, loaded, PERIODS[source_spec().cadence])
         if plan is not None:
-            with publish(settings.marts) as staging:
-                lay_out(plan, settings.marts, staging)
-                arguments = {"target": str(staging), "period": plan.period, "ranges": plan.ranges}
-                dbt.cli(["run-operation", "export_marts", "--args", json.dumps(arguments)]).wait()
-                certify(plan, staging)
+            export(dbt, settings.marts, plan)
         metrics = read_manifest(settings.marts, KIND).metrics
     return dg.MaterializeResult(
         metadata={
@@ -80,3 +86,12 @@ def marts(dbt: DbtCliResource) -> dg.MaterializeResult:
             "path": dg.MetadataValue.path(str(settings.marts)),
         },
     )
+
+
+def export(dbt: DbtCliResource, marts: Path, plan: ExportPlan) -> None:
+    """Write what the plan says, and publish it with what it keeps."""
+    with publish(marts) as staging:
+        lay_out(plan, marts, staging)
+        arguments = {"target": str(staging), "period": plan.period, "ranges": plan.ranges}
+        dbt.cli(["run-operation", "export_marts", "--args", json.dumps(arguments)]).wait()
+        certify(plan, staging)
