@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ml.artifacts import ArtifactError, Manifest, write_manifest
-from ml.snapshot import load_snapshot, write_snapshot
+from ml.snapshot import drop_users, load_snapshot, write_snapshot
 
 START = datetime(2025, 3, 1, tzinfo=UTC)
 
@@ -112,3 +112,19 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is damaged") as caught:
         load_snapshot(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_dropped_user_leaves_the_others_as_they_were(tmp_path: Path) -> None:
+    folder = write_snapshot(write_marts(tmp_path / "marts"), None, None, tmp_path / "snapshots")
+    before = load_snapshot(folder)
+    assert drop_users(folder, {"u1", "stranger"}) == 1
+    after = load_snapshot(folder)
+    assert after.user_ids == ["u2"]
+    assert after.histories.items.tolist() == before.histories.rows(np.array([1])).items.tolist()
+    assert after.histories.times.tolist() == before.histories.rows(np.array([1])).times.tolist()
+    assert after.catalogue.item_ids == before.catalogue.item_ids
+    assert after.manifest.version == before.manifest.version == folder.name
+    assert (after.manifest.metrics["users"], after.manifest.metrics["events"]) == (1, 1)
+    assert after.manifest.recipe["users_dropped"] == 1
+    assert drop_users(folder, {"u1"}) == 0
+    assert not [path for path in folder.rglob("*") if path.is_file() and b"u1" in path.read_bytes()]

@@ -71,6 +71,10 @@ class Night:
             spans[stage] = spans.get(stage, 0.0) + (float(second) if what == "end" else -float(second))
         return spans
 
+    def error(self) -> str:
+        """Return what a person would be told."""
+        return self.notes.with_suffix(".error").read_text()
+
     def is_over(self) -> bool:
         """Tell whether the run has ended; its status waits to be read then."""
         try:
@@ -104,11 +108,11 @@ def nights(environment: dict[str, str], scratch: Path) -> Iterator[Callable[...,
     )
     numbers = iter(range(10_000))
 
-    def start(home: Path, days: list[date], erase: list[str] | None = None) -> Night:
+    def start(home: Path, days: list[date]) -> Night:
         number = next(numbers)
         notes, log = scratch / f"{number}.notes", scratch / f"{number}.log"
         notes.touch()
-        request = {"home": str(home), "notes": str(notes), "log": str(log), "erase": erase}
+        request = {"home": str(home), "notes": str(notes), "log": str(log)}
         request |= {"days": [day.isoformat() for day in days]}
         assert server.stdin is not None
         assert server.stdout is not None
@@ -161,14 +165,14 @@ def _night(definitions: Any, request: dict[str, Any]) -> int:
 
         from orchestration import home as homes
         from orchestration import partitions
-        from orchestration.demo import _cause, release_dead_runs
+        from orchestration.demo import ChainError, cause_of, release_dead_runs, told_in_one_line
         from orchestration.settings import get_settings
 
         for cached in (get_settings, partitions.source_spec, partitions.landing_partitions):
             cached.cache_clear()
         home = Path(request["home"])
         days = [date.fromisoformat(day) for day in request["days"]]
-        with homes.only_one(home):
+        with homes.only_one(home), told_in_one_line(home, Path(request["log"])):
             homes.sweep(home)
             homes.prepare(home, {"source": "simulator", "data": None, "clock": "logs"})
             get_settings.cache_clear()
@@ -182,8 +186,12 @@ def _night(definitions: Any, request: dict[str, Any]) -> int:
                     run_config={"loggers": {"progress": {}}},
                     raise_on_error=False,
                 )
-                sys.stdout.write(f"{_cause(result)}\n")
-                return 0 if result.success else 1
+                if not result.success:
+                    raise ChainError(cause_of(result))
+                return 0
+    except (ChainError, OSError) as error:
+        Path(request["notes"]).with_suffix(".error").write_text(f"error: {error}\n")
+        return 1
     except BaseException:
         traceback.print_exc()
         return 2

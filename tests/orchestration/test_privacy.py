@@ -133,6 +133,7 @@ def warehouse_texts(path: Path) -> str:
         )
 
 
+@pytest.mark.slow
 def test_search_finds_what_is_there(home: Path) -> None:
     """The search of the other tests can fail: before an erasure it finds a user in every stage."""
     stages = {name.split("/")[0] for name in holders(home, users_of(home)[0])}
@@ -142,6 +143,7 @@ def test_search_finds_what_is_there(home: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_erased_user_is_in_no_file_and_does_not_come_back(home: Path) -> None:
     user, other = users_of(home)[:2]
     before = current(home / "recommendations").name
@@ -164,6 +166,7 @@ def test_erased_user_is_in_no_file_and_does_not_come_back(home: Path) -> None:
     assert record[0]["digests"] == record[1]["digests"] == read_json(home / "erased.json")["digests"]
 
 
+@pytest.mark.slow
 def test_stranger_is_recorded_and_nothing_is_rebuilt(home: Path) -> None:
     inode = (home / "warehouse.duckdb").stat().st_ino
     result = run(home, "erase", STRANGER)
@@ -173,6 +176,7 @@ def test_stranger_is_recorded_and_nothing_is_rebuilt(home: Path) -> None:
     assert len(read_json(home / "erased.json")["digests"]) == 1
 
 
+@pytest.mark.slow
 def test_nobody_to_erase_is_one_line(home: Path) -> None:
     result = run(home, "erase")
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
