@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ from serving.materialize import materialize
 PENDING = "erasing.json"
 AUDIT = "erasures.jsonl"
 _LISTS = "recommendations.parquet"
+_LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}")  # as ml.artifacts.write_bytes names them
 
 
 class PrivacyError(ArtifactError):
@@ -99,6 +101,7 @@ def erase_from_lake(settings: Settings, daily: bool) -> dict[str, int | bool]:
         ``rows`` that went, and whether the users were ``known``: if not, nothing below the home is about them.
     """
     homes.sweep(settings.home)
+    _remove_leftovers(settings)
     users = pending(settings)
     known = {user for user, found in read_json(settings.home / PENDING)["users"].items() if found}
     known |= _known_among(settings, set(users) - known)
@@ -241,6 +244,13 @@ def _may_go(settings: Settings, path: Path) -> bool:
     """Tell whether a file is only there to be looked at: logs, and the pages of quality checks."""
     logs = path.suffix in (".log", ".out", ".err") or "compute_logs" in path.parts
     return logs or path.is_relative_to(settings.quality)
+
+
+def _remove_leftovers(settings: Settings) -> None:
+    """Remove what killed writers of single files left beside them, in whatever folder."""
+    for path in search.files_below(settings.home, [settings.landing]):
+        if _LEFTOVER.fullmatch(path.name):
+            path.unlink()
 
 
 def _name(settings: Settings, path: Path) -> str:

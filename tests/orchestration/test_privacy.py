@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,6 +59,8 @@ def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.returncode == 0, result.stdout + result.stderr
     user, other = users_of(home)[:2]
     (home / "dagster" / "demo.log").write_text(f"a row of {user} was odd\n")
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        instance.run_storage.add_run(dg.DagsterRun("odd", run_id=str(uuid.uuid4()), tags={"who": user}))
     failed = home / "quality" / "failed" / "events" / "latest"
     failed.mkdir(parents=True, exist_ok=True)
     rows = pa.table({"user_id": [user, other], "item_id": ["i1", "i2"]})
@@ -67,6 +71,7 @@ def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(current(home / "recommendations"), older)
     (home / ".marts.leftover").mkdir()
     shutil.copy(home / "marts" / "dim_users.parquet", home / ".marts.leftover" / "dim_users.parquet")
+    shutil.copy(home / "marts" / "dim_users.parquet", home / "feast" / ".item_semantic_id.parquet.a1b2c3d_")
     return home
 
 
@@ -150,6 +155,8 @@ def test_erased_user_is_in_no_file_and_does_not_come_back(home: Path) -> None:
     result = run(home, "erase", user)
     assert result.returncode == 0, result.stdout + result.stderr
     assert holders(home, user) == []
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        assert "erase_users" in {run.job_name for run in instance.get_runs()}
     assert user not in result.stdout
     # What is said: landing files are others' to delete, and models remember.
     assert "landing files still hold them" in result.stdout
