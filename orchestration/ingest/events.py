@@ -12,8 +12,9 @@ from typing import Any
 import duckdb
 
 from orchestration.ingest.batches import UNDATED, Batch, Ingestion, Judged, stage, staged, streamed
-from orchestration.ingest.drift import changes
+from orchestration.ingest.drift import Change, changes
 from orchestration.ingest.errors import IngestError
+from orchestration.ingest.fields import absent_keys
 from orchestration.ingest.files import LandedFile, expected_name, find_files
 from orchestration.ingest.gate import check_bad_share
 from orchestration.ingest.lake import publish_lake, publish_quarantine, remove, workshop
@@ -180,6 +181,7 @@ def _judge(
     events, options = work.spec.events, work.options
     before = standing.shapes(work.spec_hash, batch.day)
     found = changes(work.observer.shapes, before, events, work.columns)
+    found = [change for change in found if not _merely_escaped(connection, work, batch, change)]
     if stops := [change for change in found if change.stops(options.schema_drift)]:
         more = f" (and {len(stops) - 1} more)" if len(stops) > 1 else ""
         raise IngestError(stops[0].message + more)
@@ -189,6 +191,18 @@ def _judge(
         connection, judged.rows, judged.faults, batch.files, events, required, options.max_bad_share
     )
     return [change.message for change in found]
+
+
+def _merely_escaped(
+    connection: duckdb.DuckDBPyConnection, work: Ingestion, batch: Batch, change: Change
+) -> bool:
+    """Tell whether a column that the sample did not meet is in the files all the same; only JSON can hide one."""
+    events, shapes = work.spec.events, work.observer.shapes.values()
+    if change.kind != "lost" or not change.mapped or events.format != "jsonl":
+        return False
+    if any(change.column in shape.columns for shape in shapes):
+        return False  # the sample met it, and it held nothing
+    return any(not absent_keys(connection, file, events, [change.column])[0] for file in batch.files)
 
 
 def _manifest(work: Ingestion, batch: Batch, key: str, report: DayReport) -> dict[str, Any]:

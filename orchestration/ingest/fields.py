@@ -289,9 +289,10 @@ def absent_keys(
 ) -> tuple[list[str], list[str]]:
     """Return the columns that no line of a JSON-lines file has, and the keys that are there.
 
-    Nothing is absent from a file without a readable line.
+    The file was read before, within its limits. Nothing is absent from one without a readable line.
     """
-    lines = LineFile(file.path, file.name, header=False, max_line_bytes=spec.max_line_bytes)
+    limits = Limits(decompressed_bytes=1 << 62, ratio=1e9)
+    lines = LineFile(file.path, file.name, header=False, max_line_bytes=spec.max_line_bytes, limits=limits)
     found = ", ".join(f"coalesce(bool_or(f[{i}]), true)" for i in range(1, len(columns) + 1)) or "true"
     exists = ", ".join(f"json_exists(text, {literal(json_pointer(column))})" for column in columns) or "true"
     connection.register(LINES, lines.reader())
