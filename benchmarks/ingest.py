@@ -113,7 +113,7 @@ def run(rows: int, seed: int, folder: Path) -> Row:
         "peak_mb": round(memory.peak_mb),
         "seconds": {"ours": _rounded(ours, 0), "peer": _rounded(peers, 0)},
         "processor_seconds": {"ours": _rounded(ours, 1), "peer": _rounded(peers, 1)},
-        "load_before": round(os.getloadavg()[0], 2),
+        "load": round(os.getloadavg()[0], 2),
     }
     return Row(
         f"{rows:,} JSON lines to Parquet, {BAD_SHARE:.1%} bad",
