@@ -73,7 +73,7 @@ left join item_versions as v on e.item_id = v.item_id and e.event_ts >= v.holds_
 where e.item_id is not null and chosen(e.event_type);
 
 create table user_histories as
-select user_id, cast(row_number() over (partition by user_id order by place) as integer) as position, item_id, event_type, event_ts, value
+select user_id, cast(row_number() over (partition by user_id order by place) as integer) as position, item_id, event_type, event_ts, value, known_date
 from (select * from interactions qualify row_number() over (partition by user_id, item_id order by place) = 1);
 
 create table item_transitions as
