@@ -10,7 +10,7 @@ BIN := .venv/bin
 export TESSERA_HOME ?= $(CURDIR)/.tessera
 
 .DEFAULT_GOAL := help
-.PHONY: help install manifest demo test test-slow ui serve rollback erase results lint format lock clean
+.PHONY: help install manifest demo test test-slow ui serve rollback erase results bench-data lint format lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,12 @@ erase: manifest ## Erase users from every file of the home: make erase USERS="ID
 
 results: manifest ## Copy what the last demo measured into benchmarks/results
 	@$(BIN)/python -m benchmarks.export_results
+
+bench-data: manifest ## Measure ingestion, warehouse and features at ten million events; takes half an hour
+	@$(BIN)/python -m benchmarks.ingest
+	@$(BIN)/python -m benchmarks.data
+	@$(BIN)/python -m benchmarks.features
+	@$(BIN)/python -m benchmarks.record ingest data features
 
 lint: .venv/.installed ## Check style and types
 	$(BIN)/ruff check .

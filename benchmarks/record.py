@@ -1,8 +1,12 @@
-"""The record of a speed benchmark: figures of ours with a peer's beside them, measured in the same run."""
+"""The record of a speed benchmark: figures of ours with a peer's beside them, measured in the same run.
+
+``python -m benchmarks.record NAME ...`` prints records.
+"""
 
 from __future__ import annotations
 
 import platform
+import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +14,7 @@ from typing import Any, Literal
 
 import psutil
 
-from ml.artifacts import package_versions, write_json
+from ml.artifacts import package_versions, read_json, write_json
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("tessera", "duckdb", "pyarrow", "dbt-core", "dbt-duckdb", "feast", "dagster", "numpy")
@@ -89,6 +93,25 @@ def write(name: str, rows: list[Row], seed: int | None = None, results: Path = R
     return path
 
 
+def show(names: list[str], results: Path = RESULTS) -> None:
+    """Print the cases of records, the peer's figures beside ours."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("benchmark", "case", "ours", "peer", "ratio", "unit", "the peer is")
+    for name in names:
+        for row in read_json(results / f"{name}.json")["rows"]:
+            told = [_number(row[key]) for key in ("ours", "peer", "ratio")]
+            table.add_row(name, row["case"], *told, f"{row['unit']}, {row['better']}", row["peer_name"])
+    Console(width=200).print(table)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def _told(row: Row) -> dict[str, Any]:
     told: dict[str, Any] = {
         "case": row.case,
@@ -109,3 +132,7 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+if __name__ == "__main__":
+    show(sys.argv[1:])

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.record import Row, write
+import pytest
+
+from benchmarks.record import Row, show, write
 
 
 def test_the_record_holds_ours_the_peers_and_the_ratio(tmp_path: Path) -> None:
@@ -29,3 +31,13 @@ def test_the_record_holds_ours_the_peers_and_the_ratio(tmp_path: Path) -> None:
     assert {"system", "processor", "cores", "memory_gb"} <= told["machine"].keys()
     assert told["versions"]["duckdb"] != "unknown"
     assert told["date"].endswith("+00:00")
+
+
+def test_records_are_shown_with_the_peer_beside_ours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("reading", [Row("read", 1234.5, 400.0, "bare read", "rows/s", "higher")], results=tmp_path)
+    show(["reading"], tmp_path)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "bare read" in line]
+    cells = [cell.strip() for cell in line.strip("│ ").split("│")]
+    assert cells == ["reading", "read", "1,234", "400", "3.09", "rows/s, higher", "bare read"]
