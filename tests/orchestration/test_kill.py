@@ -39,6 +39,14 @@ WRITES = {
     "export": (".marts.*", "marts"),
     "materialize": ("feast",),
 }
+# What is made read-only, so that a stage cannot write; root may write wherever a mode says no.
+PLACES = {
+    "ingest": "lake/events",
+    "dbt": "warehouse.duckdb",
+    "export": "marts",
+    "materialize": "feast/online.db",
+}
+DISK_MB = 64
 FIRST_LOAD = {"ingest": 4, "dbt": 4, "export": 2, "materialize": 2}
 MORE_DAYS = {"ingest": 5, "dbt": 6, "export": 4, "materialize": 4}
 
@@ -286,3 +294,74 @@ def test_killed_runs_end_where_undisturbed_ones_do(
 
 def test_thirty_kills_are_planned() -> None:
     assert sum(FIRST_LOAD.values()) + sum(MORE_DAYS.values()) >= 30
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """Mount a file system of its own, or skip where that is not allowed."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tessera-test", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no small disk: mounting one takes root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no byte free."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"\0" * 4096)
+    return filler
+
+
+def assert_stands_and_mends(world: World, home: Path, night: Night) -> None:
+    """The run failed and said why in a line; what stood is whole. ``next`` mends."""
+    assert night.wait() == 1, night.log.read_text()[-3000:]
+    assert len(night.error().splitlines()) == 1
+    watchers.read_marts(home / "marts")
+    watchers.read_days(home / "lake")
+    watchers.read_versions(home)
+    user = world.calm["users"][0].user_id
+    assert watchers.OnlineReader(home, [user]).read() in (0, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", WRITES)
+def test_full_disk_in_any_stage_is_one_line_and_the_next_run_mends(
+    world: World, tmp_path: Path, stage: str
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        home = Path(shutil.copytree(world.loaded, disk / "home"))
+        for day in world.days:
+            land(world.landing, home, day)
+        night = world.run(home, world.days)
+        assert until(lambda: night.stage() == stage, night.is_over)
+        filler = fill(disk)
+        assert_stands_and_mends(world, home, night)
+        filler.unlink()
+        again = world.run(home, world.days)
+        assert again.wait() == 0, again.log.read_text()[-3000:]
+        assert contents(home) == world.calm
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", PLACES)
+def test_read_only_place_is_one_line_and_the_next_run_mends(world: World, tmp_path: Path, stage: str) -> None:
+    home = Path(shutil.copytree(world.loaded, tmp_path / "home"))
+    for day in world.days:
+        land(world.landing, home, day)
+    place = str(home / PLACES[stage])
+    if subprocess.run(["chattr", "+i", place], capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be made read-only here: chattr takes root, and a file system that knows it")
+    try:
+        night = world.run(home, world.days)
+        assert_stands_and_mends(world, home, night)
+    finally:
+        subprocess.run(["chattr", "-i", place], check=True)
+    again = world.run(home, world.days)
+    assert again.wait() == 0, again.log.read_text()[-3000:]
+    assert contents(home) == world.calm
