@@ -36,13 +36,15 @@ def everything(home: Home) -> str:
     )
 
 
+PRINTABLE = st.characters(codec="utf-8", exclude_categories=("C", "Z"))
+
+
 @settings(max_examples=50, deadline=None)
 @given(
-    secret=st.text(min_size=16, max_size=90).filter(lambda s: s.isprintable()),
-    users=st.lists(st.text(min_size=1)),
+    secret=st.text(PRINTABLE, min_size=16, max_size=90),
+    users=st.lists(st.text(PRINTABLE, min_size=1)),
 )
 def test_sql_hashes_as_python_does(secret: str, users: list[str]) -> None:
-    users = [user for user in users if user.isprintable()]
     treated = Users(UserSecret(secret))
     query = f"SELECT {treated.known('$user')}"
     found = [duckdb.execute(query, {**treated.parameters, "user": user}).fetchall()[0][0] for user in users]
