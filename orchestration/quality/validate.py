@@ -138,12 +138,27 @@ def _frames(
     numbers = np.linspace(0, total - 1, max_rows).astype(np.int64)
     sample = _sampled(opened, columns, numbers)
     whole = {place: rule for place, rule in rules.items() if rule.whole}
-    keys = opened.to_table(columns=sorted({column for rule in whole.values() for column in rule.read}))
+    keys = _coded(opened, sorted({column for rule in whole.values() for column in rule.read}))
     single = {place: rule for place, rule in rules.items() if not rule.whole}
     return [
         (whole, _frame(keys, np.arange(total))),
         (single, _frame(suite.derive(sample) if derivable else sample, numbers)),
     ]
+
+
+def _coded(opened: ds.Dataset, columns: list[str]) -> pa.Table:
+    """Return columns with a number for each different text: rules about the table only ask which values are equal.
+
+    Ten million texts as Python objects are gigabytes, and comparing them takes minutes.
+    """
+    coded = {}
+    for column in columns:
+        values = opened.to_table(columns=[column])[column]
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            encoded = values.dictionary_encode().unify_dictionaries()
+            values = pa.chunked_array([chunk.indices for chunk in encoded.chunks], pa.int32())
+        coded[column] = values
+    return pa.table(coded)
 
 
 def _frame(rows: pa.Table, numbers: Any) -> pd.DataFrame:
@@ -194,6 +209,9 @@ def _failure(suite: Suite, rule: Rule, outcome: Any, rows: pa.Table | None, batc
         samples = [suite.tell(row) for row in rows.slice(0, _SAMPLES).to_pylist()]
     elif PERSONAL in rule.columns:
         samples = []
+    elif rule.whole and rows is not None:
+        # What was compared may be numbers that stand for the values.
+        samples = _first(_word(row) for row in rows.select(rule.columns).slice(0, _SAMPLES).to_pylist())
     else:
         # A null that should not be one says nothing as a sample.
         values = (value for value in found.get("partial_unexpected_list") or () if value is not None)

@@ -306,6 +306,10 @@ def test_large_tables_are_sampled_but_uniqueness_is_not(tmp_path: Path) -> None:
         "no two rows have the same item_id and event_timestamp"
     ]
     assert "values checked on 4 of them" in sampled.docs.read_text(encoding="utf-8")
+    # Of a large table numbers are compared; what is told are the values.
+    assert sampled.failures[0].unexpected == 2
+    assert all("item_id=k1" in sample for sample in sampled.failures[0].samples)
+    assert sampled.failures[0].samples
     seen = check(tmp_path, "ftr_item__stats", planted(stats(), "price", -1.0, 13), max_rows=4)
     assert [failure.unexpected for failure in seen.failures] == [1]
 
