@@ -97,6 +97,8 @@ def run(home: Path, landing: Path, first: date, last: date) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"the chain failed on {first} to {last}: {home}")
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    sys.stdout.write(f"{first} to {last}: {told}\n")
+    sys.stdout.flush()
     return told
 
 

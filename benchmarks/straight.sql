@@ -161,7 +161,9 @@ versions as (
     from firsts where best is null or place < best
 ),
 lists as (
-    select user_id, list({'item': item_id, 'type': event_type, 'ts': epoch_ms(event_ts), 'since': known_date, 'until': known_until} order by place) as l
+    select user_id, list_sort(list(
+        {'place': place, 'item': item_id, 'type': event_type, 'ts': epoch_ms(event_ts), 'since': known_date, 'until': known_until}
+    )) as l
     from versions group by all
 ),
 known as (
