@@ -155,8 +155,9 @@ def _coded(opened: ds.Dataset, columns: list[str]) -> pa.Table:
     for column in columns:
         values = opened.to_table(columns=[column])[column]
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-            encoded = values.dictionary_encode().unify_dictionaries()
-            values = pa.chunked_array([chunk.indices for chunk in encoded.chunks], pa.int32())
+            # One chunk has one dictionary; 32-bit offsets would not reach over all of it.
+            whole = values.cast(pa.large_string()).combine_chunks()
+            values = whole.dictionary_encode().indices
         coded[column] = values
     return pa.table(coded)
 
