@@ -58,7 +58,7 @@ bench-data: manifest ## Measure ingestion, warehouse and features at ten million
 	@$(BIN)/python -m benchmarks.ingest
 	@$(BIN)/python -m benchmarks.data
 	@$(BIN)/python -m benchmarks.features
-	@$(BIN)/python -m benchmarks.record ingest data features
+	@$(BIN)/python -m benchmarks.record ingest data-1M data-10M features
 
 lint: .venv/.installed ## Check style and types
 	$(BIN)/ruff check .

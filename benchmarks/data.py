@@ -1,7 +1,7 @@
 """Logs to features at one, ten and more million events: first load, one more day, a 30-day backfill, beside straight SQL.
 
 ``python -m benchmarks.data --events 1000000 --events 10000000`` simulates the logs below ``--folder`` (kept for the next
-time), runs the chain in processes of their own, and writes ``results/data.json``.
+time), runs the chain in processes of their own, and writes ``results/data-1M.json`` and so on.
 """
 
 from __future__ import annotations
@@ -43,12 +43,9 @@ def main(
     """Run every size and write the record."""
     folder = folder or Path(tempfile.gettempdir()) / "tessera-bench"
     os.environ["TESSERA_DUCKDB_MEMORY"] = memory
-    rows: list[Row] = []
     for size in events or [1_000_000, 10_000_000]:
-        rows += measure(size, folder / str(size), memory, seed)
-        write("data", rows, seed)
-        for row in rows:
-            sys.stdout.write(f"{row.case}: {row.ours} {row.unit}, peer {row.peer}, {row.extra}\n")
+        rows = measure(size, folder / str(size), memory, seed)
+        write(f"data-{size // 1_000_000}M", rows, seed)
 
 
 def measure(events: int, folder: Path, memory: str, seed: int) -> list[Row]:
