@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,17 @@ class BuildPlan:
             "max_date": self.max_date,
             "known_from": self.known_from,
         }
+
+    def command(self, meaning: dict[str, Any]) -> list[str]:
+        """Return what dbt is told: every model and its data tests, with ``meaning`` and the window as variables."""
+        command = [
+            "build",
+            "--exclude-resource-type",
+            "unit_test",
+            "--vars",
+            json.dumps(meaning | self.variables),
+        ]
+        return [*command, "--full-refresh"] if self.full else command
 
 
 def plan_build(lake: Path, warehouse: Path, project_dir: Path, variables: dict[str, Any]) -> BuildPlan:
@@ -221,7 +233,7 @@ def _item_hashes(items: Path) -> dict[str, str]:
     """
     if not items.is_file():
         return {}
-    with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
+    with duckdb.connect(":memory:", config={"autoinstall_known_extensions": False}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         rows = connection.execute(
             """

@@ -51,9 +51,9 @@ def write_days(
         schema = reader.schema.remove(0)
         for day, runs in groupby(_runs(reader), key=lambda run: run[0]):
             empty = None
-            _write_file(path_of(day), schema, (rows for _, rows in runs))
+            write_file(path_of(day), schema, (rows for _, rows in runs))
         if empty is not None:
-            _write_file(empty, schema, ())
+            write_file(empty, schema, ())
 
 
 def _runs(reader: pa.RecordBatchReader) -> Iterator[tuple[date | None, pa.RecordBatch]]:
@@ -100,7 +100,8 @@ class ParquetFile:
         self._writer.close()
 
 
-def _write_file(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+def write_file(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write batches to one file, in the row groups and with the compression that all files of the lake have."""
     with closing(ParquetFile(path, schema)) as file:
         for batch in batches:
             file.add(pa.Table.from_batches([batch]))

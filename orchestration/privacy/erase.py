@@ -30,7 +30,7 @@ from ml.snapshot import drop_users
 from orchestration import home as homes
 from orchestration.ingest import erased
 from orchestration.ingest.errors import IngestError
-from orchestration.ingestion import event_options
+from orchestration.ingest.options import options_of
 from orchestration.privacy import search
 from orchestration.privacy.tables import erase_days, erase_rows
 from orchestration.settings import Settings
@@ -200,7 +200,7 @@ def finish(settings: Settings) -> dict[str, int | bool]:
 
 def _hashed(settings: Settings, users: Sequence[str]) -> list[str]:
     """Return the ids of users in the lake, where ingestion hashes them."""
-    secret = event_options(settings).secret
+    secret = options_of(settings).secret
     return [] if secret is None else [secret.hashed(user) for user in users]
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ml.artifacts import MANIFEST, hash_file, publish, read_json, write_bytes, write_json
 from orchestration.ingest.events import EVENTS
 from orchestration.ingest.lake import REJECTED, remove
-from orchestration.ingest.parquet import _write_file as write_file
+from orchestration.ingest.parquet import write_file
 from orchestration.privacy.search import concerns, parquet_concerns
 
 # Reasons of quarantined rows whose user cannot be told, so that it may be anybody.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,22 @@ def test_failures_of_a_build_are_one_line(tmp_path: Path) -> None:
     write_json(tmp_path / "run_results.json", {"results": nodes})
     told = failures_of(tmp_path / "run_results.json")
     assert told == "fct_events: Out of memory; unique_dim_users: Got 2 results"
+
+
+def test_dbt_is_told_the_window_or_everything() -> None:
+    day = LoadedDays(project="p", days={"2025-03-01": "a"}, event_dates={"2025-03-01": (None, None)})
+    two = LoadedDays(
+        project="p",
+        days={"2025-03-01": "a", "2025-03-02": "b"},
+        event_dates={"2025-03-01": (None, None), "2025-03-02": ("2025-03-01", "2025-03-02")},
+    )
+    full, night = plan_between(None, day).command({"x": 1}), plan_between(day, two).command({"x": 1})
+    assert full[:3] == night[:3] == ["build", "--exclude-resource-type", "unit_test"]
+    assert full[-1] == "--full-refresh"
+    assert json.loads(night[-1]) == {
+        "x": 1,
+        "arrived_from": "2025-03-02",
+        "min_date": "2025-03-01",
+        "max_date": "2025-03-02",
+        "known_from": "2025-03-02",
+    }

@@ -8,8 +8,8 @@ from orchestration.dbt import source_metadata
 from orchestration.failures import RETRY, one_line_failures
 from orchestration.ingest.events import ingest_events
 from orchestration.ingest.items import ingest_items
+from orchestration.ingest.options import limits_of, options_of
 from orchestration.ingest.report import COVERED, IngestReport
-from orchestration.ingestion import event_options, limits
 from orchestration.metadata import table
 from orchestration.partitions import days_between, landing_partitions, source_spec
 from orchestration.quality_checks import check_events, check_items, specs
@@ -39,7 +39,7 @@ def raw_events(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             days,
             settings.lake,
             settings.quarantine,
-            options=event_options(settings),
+            options=options_of(settings),
         )
         checks = [*check_events(settings, list(report.days)), _drift_check(report)]
     return dg.MaterializeResult(
@@ -77,7 +77,7 @@ def raw_items() -> dg.MaterializeResult:
             max_bad_share=settings.max_bad_share,
             memory_limit=settings.duckdb_memory,
             threads=settings.duckdb_threads,
-            limits=limits(settings),
+            limits=limits_of(settings),
         )
         checks = check_items(settings)
     return dg.MaterializeResult(

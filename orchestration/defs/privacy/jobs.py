@@ -2,11 +2,6 @@
 
 # Dagster compares the annotation of `context` with its classes, so annotations must not be strings here.
 
-import contextlib
-import json
-import re
-import sqlite3
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -15,16 +10,15 @@ from dagster_dbt import DbtCliResource
 from orchestration import privacy
 from orchestration.dbt import DBT_DIR, DBT_PROJECT
 from orchestration.defs.features.assets import FEAST_POOL
-from orchestration.defs.warehouse.assets import WAREHOUSE_POOL, export
+from orchestration.defs.warehouse.assets import WAREHOUSE_POOL, export, meaning
 from orchestration.failures import RETRY, one_line_failures
 from orchestration.marts import PERIODS, ExportPlan, dated_marts
 from orchestration.partitions import source_spec
-from orchestration.privacy.search import as_word, holds_bytes, is_distinctive
+from orchestration.privacy.runs import forget_runs
 from orchestration.settings import get_settings
 from orchestration.warehouse import begin, failures_of, plan_build, remember
 
 START = {"start": dg.In(dg.Nothing)}
-_WAIT_S = 60
 
 
 @dg.op(retry_policy=RETRY, out=dg.Out(dg.Nothing))
@@ -41,15 +35,11 @@ def rebuild_warehouse(context: dg.OpExecutionContext, dbt: DbtCliResource) -> No
     settings = get_settings()
     if not privacy.is_known(settings) or not settings.marts.is_dir():
         return
-    meaning = {"history_event_types": list(source_spec().history_event_types)}
     with one_line_failures():
         privacy.forget_warehouse(settings)
-        plan = plan_build(settings.lake, settings.warehouse, DBT_DIR, meaning)
+        plan = plan_build(settings.lake, settings.warehouse, DBT_DIR, meaning())
         begin(settings.warehouse, plan)
-    command = ["build", "--full-refresh", "--exclude-resource-type", "unit_test"]
-    invocation = dbt.cli(
-        [*command, "--vars", json.dumps(meaning | plan.variables)], raise_on_error=False
-    ).wait()
+    invocation = dbt.cli(plan.command(meaning()), raise_on_error=False).wait()
     if not invocation.is_successful():
         told = failures_of(DBT_DIR / invocation.target_path / "run_results.json")
         raise dg.Failure(description=told, allow_retries="lock" in told)
@@ -77,8 +67,11 @@ def erase_derived(context: dg.OpExecutionContext) -> None:
     settings = get_settings()
     with one_line_failures():
         done = privacy.erase_derived(settings)
-        runs = _forget_runs(
-            context.instance, settings.dagster_home, privacy.pending(settings), context.run_id
+        runs = forget_runs(
+            settings.dagster_home,
+            privacy.pending(settings),
+            but=context.run_id,
+            delete=context.instance.delete_run,
         )
     context.add_output_metadata({**done, "runs_forgotten": runs})
 
@@ -99,36 +92,3 @@ def verify_erasure(context: dg.OpExecutionContext) -> dict[str, Any]:
 def erase_users() -> None:
     """Chain the steps; each can be done again."""
     verify_erasure(erase_derived(erase_online(rebuild_warehouse(erase_from_lake()))))
-
-
-def _forget_runs(instance: dg.DagsterInstance, dagster_home: Path, users: list[str], own: str) -> int:
-    """Delete the runs whose events name a user, and write the databases that did anew; return how many."""
-    known = [user for user in users if is_distinctive(user)]
-    forgotten = 0
-    databases = sorted(dagster_home.rglob("*.db"))
-    for path in databases if known else ():
-        for run in _runs_that_mention(path, known) - {own}:
-            instance.delete_run(run)
-            forgotten += 1
-        if path.is_file() and holds_bytes(path, known):
-            with contextlib.closing(
-                sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
-            ) as connection:
-                connection.execute("VACUUM")
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return forgotten
-
-
-def _runs_that_mention(path: Path, users: list[str]) -> set[str]:
-    """Return the runs of a database of events or of runs whose text names a user."""
-    pattern = re.compile(as_word(users))
-    found: set[str] = set()
-    with contextlib.closing(sqlite3.connect(path, timeout=_WAIT_S)) as connection:
-        tables = {
-            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        }
-        for table, column in (("event_logs", "event"), ("runs", "run_body")):
-            if table in tables:
-                rows = connection.execute(f"SELECT run_id, {column} FROM {table}")
-                found |= {run for run, text in rows if run is not None and pattern.search(text or "")}
-    return found

@@ -41,14 +41,13 @@ WAREHOUSE_POOL = "warehouse"
 def warehouse(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterator[Any]:
     """Every dbt model, rebuilt where the lake has changed; dbt tests run as asset checks."""
     settings = get_settings()
-    meaning = {"history_event_types": list(source_spec().history_event_types)}
     with one_line_failures():
-        plan = plan_build(settings.lake, settings.warehouse, DBT_DIR, meaning)
-    variables = meaning | plan.variables
-    context.log.info(f"{len(plan.changed)} changed lake days; {'full build' if plan.full else variables}")
-    begin(settings.warehouse, plan)
-    command = ["build", "--exclude-resource-type", "unit_test", "--vars", json.dumps(variables)]
-    invocation = dbt.cli([*command, *(["--full-refresh"] if plan.full else [])], context=context)
+        plan = plan_build(settings.lake, settings.warehouse, DBT_DIR, meaning())
+        begin(settings.warehouse, plan)
+    context.log.info(
+        f"{len(plan.changed)} changed lake days; {'full build' if plan.full else plan.variables}"
+    )
+    invocation = dbt.cli(plan.command(meaning()), context=context)
     try:
         yield from invocation.stream()
     except DagsterDbtCliRuntimeError:
@@ -86,6 +85,11 @@ def marts(dbt: DbtCliResource) -> dg.MaterializeResult:
             "path": dg.MetadataValue.path(str(settings.marts)),
         },
     )
+
+
+def meaning() -> dict[str, Any]:
+    """Return the variables that change what the tables mean."""
+    return {"history_event_types": list(source_spec().history_event_types)}
 
 
 def export(dbt: DbtCliResource, marts: Path, plan: ExportPlan) -> None:
