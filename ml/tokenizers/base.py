@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,52 +13,93 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import load_file, save_file
 
 from ml.artifacts import ArtifactError, read_json, write_json
+from ml.tokenizers.items import ItemData
 
 CONFIG = "tokenizer.json"
 TENSORS = "tokenizer.safetensors"
+_MEAN, _SCALE = "mean", "scale"
 
 
 class TokenizerParams(BaseModel):
-    """Parameters that every tokenizer has: unknown names are refused, values never change.
+    """Parameters of any tokenizer: unknown names are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CodebookParams(TokenizerParams):
+    """Parameters of a tokenizer of one space of vectors with code books of one size.
 
     Parameters
     ----------
+    input
+        The space that is read, a key of `ItemData.spaces`.
     levels
         Codes of an item, the de-duplicating one not counted.
     code_size
         Codes of a level.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    levels: Annotated[int, Field(ge=1, le=16)] = 3
+    input: str = "fused"
+    levels: Annotated[int, Field(ge=1, le=64)] = 3
     code_size: Annotated[int, Field(ge=2, le=65536)] = 256
 
 
-P = TypeVar("P", bound=TokenizerParams)
-
-
 class Tokenizer(Protocol):
-    """Vectors in, codes out; once fitted it never changes, so that tomorrow's items get codes from the same books."""
+    """Items in, codes out; once fitted it never changes, so that tomorrow's items get codes from the same books.
+
+    Parameters
+    ----------
+    params
+        An instance of `Params`.
+
+    Attributes
+    ----------
+    kind
+        Its name in `ml.tokenizers.build`.
+    Params
+        What `params` is an instance of.
+    ordered
+        Whether a code refines the codes before it, so that a prefix means something.
+    decodes
+        Whether `decode` exists.
+    params
+        As given.
+    """
 
     kind: ClassVar[str]
     Params: ClassVar[type[TokenizerParams]]
+    ordered: ClassVar[bool]
+    decodes: ClassVar[bool]
     params: Any
 
     def __init__(self, params: Any) -> None: ...
 
-    def fit(self, vectors: NDArray[np.float32], seed: int) -> dict[str, Any]:
-        """Learn code books from vectors [n, width]; return a JSON-able report.
+    @property
+    def code_sizes(self) -> tuple[int, ...]:
+        """Exclusive upper bound of each code, the de-duplicating one not counted."""
+        ...
+
+    def fit(self, items: ItemData, seed: int, start: Self | None = None) -> dict[str, Any]:
+        """Learn from items; return a JSON-able report.
+
+        Parameters
+        ----------
+        items
+            What the kind needs of it; items that its input does not know take no part.
+        seed
+            Of every random choice: the same items and seed give the same bytes on CPU.
+        start
+            A fitted tokenizer of the same kind and shape to begin from, so that few items change their codes.
 
         Raises
         ------
         ArtifactError
-            If a value is not finite, or if there are fewer rows than codes in a level.
+            If something needed was not given, a value is not finite, or there are fewer items than codes in a level.
         """
         ...
 
-    def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Return the codes of vectors [n, width] as int32 [n, levels].
+    def encode(self, items: ItemData) -> NDArray[np.int32]:
+        """Return the codes of items, seen in fitting or not, as int32 [n, levels].
 
         Raises
         ------
@@ -67,7 +109,13 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Return the vectors [n, width] that codes [n, levels] stand for."""
+        """Return the vectors [n, width] that codes [n, levels] stand for.
+
+        Raises
+        ------
+        ArtifactError
+            If codes of this kind stand for no vector (`decodes` is False).
+        """
         ...
 
     def save(self, folder: Path) -> None:
@@ -114,6 +162,94 @@ class Scaler:
         return scaled * self.scale + self.mean
 
 
+class CodebookTokenizer(ABC):
+    """The half that tokenizers of one space share: checking, scaling, saving.
+
+    A family adds what it learns: `_fit`, `_encode`, `_decode` see scaled vectors of known items, `_tensors` and
+    `_restore` carry its arrays through a file.
+    """
+
+    kind: ClassVar[str]
+    Params: ClassVar[type[TokenizerParams]] = CodebookParams
+    ordered: ClassVar[bool] = True
+    decodes: ClassVar[bool] = True
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+        self._scaler: Scaler | None = None
+
+    @property
+    def code_sizes(self) -> tuple[int, ...]:
+        """Exclusive upper bound of each code."""
+        return (self.params.code_size,) * self.params.levels
+
+    def fit(self, items: ItemData, seed: int, start: Self | None = None) -> dict[str, Any]:
+        """Learn from the items that the input space knows; see `Tokenizer.fit`."""
+        space = self.params.input
+        vectors = check_vectors(self.kind, items.space(space))
+        known = np.flatnonzero(items.known(space))
+        check_rows(self.kind, len(known), max(self.code_sizes))
+        if start is not None:
+            check_start(self, start, vectors.shape[1])
+        vectors = vectors[known]
+        # Where the old books are to be kept close, so is the scale that they live in.
+        scaler = start._fitted() if start is not None else Scaler.of(vectors)
+        report = self._fit(scaler.apply(vectors), items.take(known), seed, start)
+        self._scaler = scaler
+        return {"rows": len(known), **report}
+
+    def encode(self, items: ItemData) -> NDArray[np.int32]:
+        """Return codes; see `Tokenizer.encode`."""
+        scaler = self._fitted()
+        vectors = check_vectors(self.kind, items.space(self.params.input), len(scaler.mean))
+        return self._encode(scaler.apply(vectors))
+
+    def decode(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return vectors; see `Tokenizer.decode`."""
+        return self._fitted().undo(self._decode(codes))
+
+    def save(self, folder: Path) -> None:
+        """Write kind, parameters and tensors into an existing folder."""
+        scaler = self._fitted()
+        write_tokenizer(folder, self, {_MEAN: scaler.mean, _SCALE: scaler.scale, **self._tensors()})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        params, tensors = read_tokenizer(folder, cls.Params)
+        tokenizer = cls(params)
+        tokenizer._scaler = Scaler(tensors.pop(_MEAN), tensors.pop(_SCALE))
+        tokenizer._restore(tensors)
+        return tokenizer
+
+    @abstractmethod
+    def _fit(
+        self, scaled: NDArray[np.float32], items: ItemData, seed: int, start: Self | None
+    ) -> dict[str, Any]:
+        """Learn from scaled vectors [n, width] of ``items``, all of them known to the input space."""
+
+    @abstractmethod
+    def _encode(self, scaled: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Return codes int32 [n, levels] of scaled vectors."""
+
+    @abstractmethod
+    def _decode(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return scaled vectors [n, width] of codes."""
+
+    @abstractmethod
+    def _tensors(self) -> dict[str, NDArray[Any]]:
+        """Return what was learnt, by name."""
+
+    @abstractmethod
+    def _restore(self, tensors: dict[str, NDArray[Any]]) -> None:
+        """Take back what `_tensors` gave."""
+
+    def _fitted(self) -> Scaler:
+        if self._scaler is None:
+            raise ArtifactError(f"{self.kind}: not fitted yet")
+        return self._scaler
+
+
 def check_vectors(kind: str, vectors: NDArray[np.float32], width: int | None = None) -> NDArray[np.float32]:
     """Return the vectors as float32 if they are a finite matrix of the given width.
 
@@ -147,13 +283,31 @@ def check_rows(kind: str, rows: int, code_size: int) -> None:
         )
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, tensors: dict[str, NDArray[np.float32]]) -> None:
+def check_start(tokenizer: CodebookTokenizer, start: CodebookTokenizer, width: int) -> None:
+    """Refuse to begin from a tokenizer of another shape.
+
+    Raises
+    ------
+    ArtifactError
+        Saying what differs.
+    """
+    if start.kind != tokenizer.kind or start.code_sizes != tokenizer.code_sizes:
+        raise ArtifactError(
+            f"{tokenizer.kind} with code sizes {tokenizer.code_sizes} cannot begin from {start.kind} with {start.code_sizes}"
+        )
+    if len(start._fitted().mean) != width:
+        raise ArtifactError(
+            f"{tokenizer.kind}: vectors have width {width}; the tokenizer to begin from has {len(start._fitted().mean)}"
+        )
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, tensors: dict[str, NDArray[Any]]) -> None:
     """Write kind, parameters and tensors."""
     params = tokenizer.params.model_dump(mode="json")
     write_json(folder / CONFIG, {"kind": tokenizer.kind, "params": params})
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / TENSORS)
 
 
-def read_tokenizer(folder: Path, params: type[P]) -> tuple[P, dict[str, NDArray[np.float32]]]:
+def read_tokenizer(folder: Path, params: type[TokenizerParams]) -> tuple[Any, dict[str, NDArray[Any]]]:
     """Read what `write_tokenizer` wrote."""
     return params.model_validate(read_json(folder / CONFIG)["params"]), load_file(folder / TENSORS)

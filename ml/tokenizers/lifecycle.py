@@ -28,8 +28,9 @@ from ml.artifacts import (
     write_manifest,
 )
 from ml.tokenizers import build, report, tokenizer_class
-from ml.tokenizers.base import CONFIG, check_vectors
+from ml.tokenizers.base import CONFIG
 from ml.tokenizers.collisions import assign_new
+from ml.tokenizers.items import ItemData
 
 if TYPE_CHECKING:
     from ml.tokenizers.base import Tokenizer
@@ -62,7 +63,7 @@ class SemanticIds:
 
 
 def fit_tokenizer(
-    vectors: NDArray[np.float32],
+    items: ItemData,
     kind: str,
     params: dict[str, Any],
     seed: int,
@@ -73,8 +74,8 @@ def fit_tokenizer(
 
     Parameters
     ----------
-    vectors
-        float32 [n, width]. Rows of zeros, items of which nothing is known, take no part.
+    items
+        What the kind needs of them; items that its input does not know take no part.
     kind, params
         As in `ml.tokenizers.build`.
     seed
@@ -87,19 +88,18 @@ def fit_tokenizer(
     Returns
     -------
     Path
-        ``out/VERSION``; one of the same vectors, parameters and seed is used as it is.
+        ``out/VERSION``; one of the same items, parameters and seed is used as it is.
 
     Raises
     ------
     ArtifactError
-        If kind or parameters are unknown, or if the vectors cannot be fitted.
+        If kind or parameters are unknown, or if the items cannot be fitted.
     """
     tokenizer = build(kind, params)
-    vectors = check_vectors(kind, vectors)
-    recipe = {"kind": kind, "params": tokenizer.params.model_dump(mode="json"), "width": vectors.shape[1]}
-    version = hash_json([recipe, seed, vectors.shape, hash_bytes(vectors.tobytes())])
+    recipe = {"kind": kind, "params": tokenizer.params.model_dump(mode="json")}
+    version = hash_json([recipe, seed, items.hash])
     if not is_complete(out / version):
-        metrics = tokenizer.fit(vectors[(vectors != 0).any(axis=1)], seed)
+        metrics = tokenizer.fit(items, seed)
         with publish(out / version) as folder:
             tokenizer.save(folder)
             manifest = Manifest(
@@ -130,14 +130,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 def assign_semantic_ids(
     tokenizer_dir: Path,
-    item_ids: Sequence[str],
-    vectors: NDArray[np.float32],
+    items: ItemData,
     previous: Path | None,
     out: Path,
-    *,
-    text: tuple[Sequence[str], NDArray[np.float32]] | None = None,
-    behaviour: tuple[Sequence[str], NDArray[np.float32]] | None = None,
-    categories: Sequence[Sequence[str]] | None = None,
     inputs: Mapping[str, str] | None = None,
 ) -> Path:
     """Give every item a semantic ID, publish them with a report, and make them live.
@@ -146,18 +141,15 @@ def assign_semantic_ids(
     ----------
     tokenizer_dir
         A version written by `fit_tokenizer`.
-    item_ids, vectors
-        The catalogue, and float32 [n, width] of the width that was fitted.
+    items
+        The catalogue, with all that is known of it: the report compares neighbours in its spaces ``text`` and
+        ``behaviour``, and prefixes with its categories, where they are given.
     previous
         The version that stood before. Made by the same tokenizer version, its IDs are frozen: an item keeps its own
         even where its vector has moved, an item that left keeps its row so that nobody inherits its ID, and only new
         items are given one. Made by another, it only serves to report churn.
     out
         Folder of versions, ``semantic_ids``.
-    text, behaviour
-        Items and vectors to compare neighbours with in the report.
-    categories
-        Of each item, coarse to fine, for the report.
     inputs
         Name to content hash of what the vectors were made from.
 
@@ -170,18 +162,13 @@ def assign_semantic_ids(
     tokenizer = load_tokenizer(tokenizer_dir)
     tokenizer_version = read_manifest(tokenizer_dir, TOKENIZER).version
     before = load_semantic_ids(previous) if previous is not None else None
-    base = tokenizer.encode(vectors)
+    base = tokenizer.encode(items)
     frozen = before if before is not None and before.tokenizer == tokenizer_version else None
-    all_ids, codes = _append(frozen, list(item_ids), base)
+    all_ids, codes = _append(frozen, list(items.item_ids), base)
     sizes = _code_sizes(tokenizer, codes, frozen)
     version = hash_json([tokenizer_version, hash_json(all_ids), hash_bytes(codes.tobytes()), sizes])
     if not is_complete(out / version):
-        figures = _figures(tokenizer, item_ids, vectors, base, all_ids, codes)
-        spaces = {"text": text, "behaviour": behaviour}
-        figures["neighbour_overlap@10"] = {
-            name: _overlap(tokenizer, space, item_ids, base) for name, space in spaces.items()
-        }
-        figures["prefix_purity"] = report.prefix_purity(base, categories, 0) if categories else None
+        figures = _figures(tokenizer, items, base, all_ids, codes)
         figures["churn"] = report.churn(before.item_ids, before.codes, all_ids, codes) if before else None
         manifest = Manifest(
             kind=SEMANTIC_IDS,
@@ -238,46 +225,24 @@ def _code_sizes(tokenizer: Tokenizer, codes: NDArray[np.int32], frozen: Semantic
     if frozen is not None and needed <= frozen.code_sizes[-1]:
         return list(frozen.code_sizes)
     room = 1 << (2 * needed - 1).bit_length()
-    params = tokenizer.params
-    return [params.code_size] * params.levels + [max(room, 16)]
+    return [*tokenizer.code_sizes, max(room, 16)]
 
 
 def _figures(
     tokenizer: Tokenizer,
-    item_ids: Sequence[str],
-    vectors: NDArray[np.float32],
+    items: ItemData,
     base: NDArray[np.int32],
     all_ids: Sequence[str],
     codes: NDArray[np.int32],
 ) -> dict[str, Any]:
-    known = (vectors != 0).any(axis=1)
     given = dict(zip(all_ids, codes[:, :-1], strict=True))
-    moved = [not np.array_equal(given[item], row) for item, row in zip(item_ids, base, strict=True)]
+    moved = [not np.array_equal(given[item], row) for item, row in zip(items.item_ids, base, strict=True)]
     return {
-        "uniqueness": report.uniqueness(base),
+        **report.describe(tokenizer, items, base),
         "full_ids": report.uniqueness(codes),
-        "items_without_vector": int((~known).sum()),
-        "levels": [report.code_usage(column, tokenizer.params.code_size) for column in base[known].T],
-        "reconstruction_error": report.reconstruction_error(vectors[known], tokenizer.decode(base[known])),
         # Items whose vector has moved on since their ID was frozen: when this grows, it is time to refit.
         "share_outdated": float(np.mean(moved)) if moved else 0.0,
     }
-
-
-def _overlap(
-    tokenizer: Tokenizer,
-    space: tuple[Sequence[str], NDArray[np.float32]] | None,
-    item_ids: Sequence[str],
-    base: NDArray[np.int32],
-) -> float | None:
-    if space is None:
-        return None
-    place = {item: row for row, item in enumerate(item_ids)}
-    pairs = [(place[item], row) for row, item in enumerate(space[0]) if item in place]
-    if not pairs:
-        return None
-    ours, theirs = np.array(pairs).T
-    return report.neighbour_overlap(space[1][theirs], tokenizer.decode(base[ours]), seed=0)
 
 
 def _write(

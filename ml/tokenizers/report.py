@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml.tokenizers.collisions import group_ids
+from ml.tokenizers.items import ItemData
+
+if TYPE_CHECKING:
+    from ml.tokenizers.base import Tokenizer
 
 _CANDIDATES = 20_000
 _DEPTHS = 3
+
+
+def describe(tokenizer: Tokenizer, items: ItemData, codes: NDArray[np.int32]) -> dict[str, Any]:
+    """Return every figure of a fitted tokenizer that needs no earlier version.
+
+    Parameters
+    ----------
+    tokenizer
+        Fitted.
+    items
+        The catalogue, with the spaces ``text`` and ``behaviour`` and categories where there are any.
+    codes
+        int32 [n, levels] of these items, before de-duplication.
+    """
+    space = getattr(tokenizer.params, "input", None)
+    known = items.known(space) if space is not None else np.ones(len(items), bool)
+    decoded = tokenizer.decode(codes) if tokenizer.decodes else None
+    error = None
+    if decoded is not None and space is not None:
+        error = reconstruction_error(items.space(space)[known], decoded[known])
+    return {
+        "uniqueness": uniqueness(codes),
+        "items_without_vector": int((~known).sum()),
+        "levels": [
+            code_usage(column, size)
+            for column, size in zip(codes[known].T, tokenizer.code_sizes, strict=True)
+        ],
+        "reconstruction_error": error,
+        "neighbour_overlap@10": {
+            name: _overlap(items, name, decoded) for name in ("text", "behaviour") if name in items.spaces
+        },
+        "prefix_purity": prefix_purity(codes, items.categories, 0) if items.categories else None,
+    }
 
 
 def uniqueness(codes: NDArray[np.int32]) -> dict[str, Any]:
@@ -156,6 +193,13 @@ def churn(
         changed = 1.0 - float(np.mean(same))
     kept = len(pairs)
     return {"kept": kept, "added": len(new_ids) - kept, "removed": len(old_ids) - kept, "changed": changed}
+
+
+def _overlap(items: ItemData, space: str, decoded: NDArray[np.float32] | None) -> float | None:
+    if decoded is None:
+        return None
+    known = items.known(space)
+    return neighbour_overlap(items.space(space)[known], decoded[known], seed=0)
 
 
 def _neighbours(vectors: NDArray[np.float32], queries: NDArray[np.int64], k: int) -> NDArray[np.int64]:

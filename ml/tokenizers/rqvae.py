@@ -9,7 +9,6 @@ k-means start, and the re-use of codes that nobody chose during an epoch.
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
@@ -19,20 +18,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ml.artifacts import ArtifactError
-from ml.tokenizers.base import (
-    Scaler,
-    TokenizerParams,
-    check_rows,
-    check_vectors,
-    read_tokenizer,
-    write_tokenizer,
-)
+from ml.tokenizers.base import CodebookParams, CodebookTokenizer, TokenizerParams
+from ml.tokenizers.items import ItemData
 from ml.tokenizers.kmeans import kmeans, nearest
 
 _ENCODE_ROWS = 8192
 
 
-class RQVAEParams(TokenizerParams):
+class RQVAEParams(CodebookParams):
     """Parameters of `RQVAE`.
 
     Parameters
@@ -85,19 +78,20 @@ class _Network(nn.Module):
         return torch.stack(codes, dim=1), torch.stack(residuals), torch.stack(chosen)
 
 
-class RQVAE:
+class RQVAE(CodebookTokenizer):
     """Tokenizer with learned code books in the latent space of an autoencoder."""
 
     kind: ClassVar[str] = "rqvae"
     Params: ClassVar[type[TokenizerParams]] = RQVAEParams
 
     def __init__(self, params: RQVAEParams) -> None:
-        self.params = params
-        self._scaler: Scaler | None = None
+        super().__init__(params)
         self._network: _Network | None = None
 
-    def fit(self, vectors: NDArray[np.float32], seed: int) -> dict[str, Any]:
-        """Train; see `ml.tokenizers.base.Tokenizer.fit`.
+    def _fit(
+        self, scaled: NDArray[np.float32], items: ItemData, seed: int, start: Self | None
+    ) -> dict[str, Any]:
+        """Train.
 
         Returns
         -------
@@ -105,59 +99,47 @@ class RQVAE:
             ``residual``: share of the input's variance that reconstruction misses, last epoch;
             ``reset``: codes that were given a new place, in all.
         """
-        vectors = check_vectors(self.kind, vectors)
-        check_rows(self.kind, len(vectors), self.params.code_size)
-        self._scaler = Scaler.of(vectors)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self._network = _Network(vectors.shape[1], self.params)
+            self._network = _Network(scaled.shape[1], self.params)
         network = self._network.to(device)
-        data = torch.from_numpy(self._scaler.apply(vectors)).to(device)
-        report = _train(network, data, self.params, np.random.default_rng(seed))
+        report = _train(
+            network, torch.from_numpy(scaled).to(device), self.params, np.random.default_rng(seed)
+        )
         network.cpu().eval()
         return report
 
     @torch.inference_mode()
-    def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Return codes; see `ml.tokenizers.base.Tokenizer.encode`."""
-        scaler, network = self._fitted()
-        scaled = scaler.apply(check_vectors(self.kind, vectors, len(scaler.mean)))
+    def _encode(self, scaled: NDArray[np.float32]) -> NDArray[np.int32]:
+        network = self._trained()
         codes = [np.zeros((0, self.params.levels), np.int32)]
         for block in torch.from_numpy(scaled).split(_ENCODE_ROWS):
             codes.append(network.quantise(network.encoder(block))[0].numpy().astype(np.int32))
         return np.concatenate(codes)
 
     @torch.inference_mode()
-    def decode(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Return what the decoder makes of the sum of code vectors, int32 [n, levels] to float32 [n, width]."""
-        scaler, network = self._fitted()
+    def _decode(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return what the decoder makes of the sum of code vectors."""
+        network = self._trained()
         levels = torch.arange(self.params.levels)
         latent = network.books[levels, torch.from_numpy(codes.astype(np.int64))].sum(dim=1)
-        return scaler.undo(network.decoder(latent).numpy())
+        decoded: NDArray[np.float32] = network.decoder(latent).numpy()
+        return decoded
 
-    def save(self, folder: Path) -> None:
-        """Write parameters and weights into an existing folder."""
-        scaler, network = self._fitted()
-        weights = {f"network.{name}": value.numpy() for name, value in network.state_dict().items()}
-        write_tokenizer(folder, self, {"mean": scaler.mean, "scale": scaler.scale, **weights})
+    def _tensors(self) -> dict[str, NDArray[Any]]:
+        return {f"network.{name}": value.numpy() for name, value in self._trained().state_dict().items()}
 
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        params, tensors = read_tokenizer(folder, RQVAEParams)
-        tokenizer = cls(params)
-        tokenizer._scaler = Scaler(tensors.pop("mean"), tensors.pop("scale"))
-        tokenizer._network = _Network(len(tokenizer._scaler.mean), params)
+    def _restore(self, tensors: dict[str, NDArray[Any]]) -> None:
+        self._network = _Network(len(self._fitted().mean), self.params)
         state = {name.removeprefix("network."): torch.from_numpy(value) for name, value in tensors.items()}
-        tokenizer._network.load_state_dict(state)
-        tokenizer._network.eval()
-        return tokenizer
+        self._network.load_state_dict(state)
+        self._network.eval()
 
-    def _fitted(self) -> tuple[Scaler, _Network]:
-        if self._scaler is None or self._network is None:
+    def _trained(self) -> _Network:
+        if self._network is None:
             raise ArtifactError(f"{self.kind}: not fitted yet")
-        return self._scaler, self._network
+        return self._network
 
 
 def _mlp(widths: list[int]) -> nn.Sequential:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,17 @@ def load_vectors(folder: Path) -> tuple[list[str], NDArray[np.float32]]:
     if len(item_ids) != len(vectors):
         raise ArtifactError(f"{folder} holds {len(vectors)} vectors for {len(item_ids)} items")
     return item_ids, vectors
+
+
+def aligned(
+    item_ids: Sequence[str], known: Sequence[str], vectors: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the vectors [n, width] of ``item_ids``; zero where an item is not among the ``known``, one a row."""
+    place = {item: row for row, item in enumerate(known)}
+    rows = np.array([place.get(item, -1) for item in item_ids], np.int64)
+    found = np.zeros((len(rows), vectors.shape[1]), np.float32)
+    found[rows >= 0] = vectors[rows[rows >= 0]]
+    return found
 
 
 def read_column(folder: Path, name: str) -> list[str]:

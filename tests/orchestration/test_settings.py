@@ -37,7 +37,7 @@ def test_lists_and_nested_values(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("TESSERA_TOKENIZER", "magic", "tokenizer: Input should be 'residual_kmeans' or 'rqvae'"),
+        ("TESSERA_TOKENIZER", "magic", "unknown tokenizer recipe 'magic'; known: "),
         ("TESSERA_MAX_BAD_SHARE", "2", "max_bad_share: Input should be less than or equal to 1"),
         ("TESSERA_RECIPE", "tiger", "TESSERA_RECIPE is not a setting; known are"),
         ("TESSERA_SIMULATION__DAYS", "0", "simulation.days"),
