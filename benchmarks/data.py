@@ -1,7 +1,8 @@
 """Logs to features at one, ten and more million events: first load, one more day, a 30-day backfill, beside straight SQL.
 
 ``python -m benchmarks.data --events 1000000 --events 10000000`` simulates the logs below ``--folder`` (kept for the next
-time), runs the chain in processes of their own, and writes ``results/data-1M.json`` and so on.
+time), runs the chain in processes of their own, and writes ``results/data-1M.json`` and so on. What a run that died had
+measured is kept in ``steps.json`` of that folder, and the next run goes on from there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +22,8 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.record import Row, write
-from benchmarks.straight import build_straight, differences
-from ml.artifacts import read_manifest
+from benchmarks.straight import Straight, build_straight, differences
+from ml.artifacts import read_manifest, write_json
 from orchestration.simulate import simulate
 from orchestration.simulate.config import SimulationConfig
 
@@ -38,18 +41,19 @@ def main(
     ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where logs and homes go.")] = None,
     memory: Annotated[str, typer.Option(help="DuckDB's memory limit.")] = "4GB",
+    peer_memory: Annotated[str | None, typer.Option(help="That of straight SQL, if another.")] = None,
     seed: int = 0,
 ) -> None:
     """Run every size and write the record."""
     folder = folder or Path(tempfile.gettempdir()) / "tessera-bench"
     os.environ["TESSERA_DUCKDB_MEMORY"] = memory
     for size in events or [1_000_000, 10_000_000]:
-        rows = measure(size, folder / str(size), memory, seed)
+        rows = measure(size, folder / str(size), peer_memory or memory, seed)
         write(f"data-{size // 1_000_000}M", rows, seed)
 
 
-def measure(events: int, folder: Path, memory: str, seed: int) -> list[Row]:
-    """Return the rows of one size; the home is made anew."""
+def measure(events: int, folder: Path, peer_memory: str, seed: int) -> list[Row]:
+    """Return the rows of one size; the home is made anew unless a run that died left its steps."""
     config = SimulationConfig(
         seed=seed, days=DAYS, start=START, events=events, users=max(events // EVENTS_PER_USER, 1), items=ITEMS
     )
@@ -57,19 +61,33 @@ def measure(events: int, folder: Path, memory: str, seed: int) -> list[Row]:
         simulate(config, folder / "part", folder / "truth")
         (folder / "part").rename(folder / "logs")
     home, landing = folder / "home", folder / "landing"
-    for path in (home, landing):
-        shutil.rmtree(path, ignore_errors=True)
-    shutil.copytree(folder / "logs", landing, copy_function=os.link)
     days = [START + timedelta(days=n) for n in range(DAYS)]
     name = f"{events // 1_000_000}M events"
-    first = run(home, landing, days[0], days[-2])
-    straight = build_straight(home / "lake", folder / "straight.duckdb", memory)
-    if wrong := differences(folder / "straight.duckdb", home / "marts"):
-        raise SystemExit(f"the peer's result differs: {', '.join(wrong)}")
-    sizes = {"lines": lines_of(landing), "rows": read_manifest(home / "marts").metrics["rows"]}
-    more = run(home, landing, days[-1], days[-1])
-    correct(landing, days[-BACKFILL:])
-    again = run(home, landing, days[-BACKFILL], days[-1])
+
+    def begin() -> dict[str, Any]:
+        for path in (home, landing):
+            shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(folder / "logs", landing, copy_function=os.link)
+        return run(home, landing, days[0], days[-2])
+
+    def peer() -> dict[str, Any]:
+        straight = build_straight(home / "lake", folder / "straight.duckdb", peer_memory)
+        if wrong := differences(folder / "straight.duckdb", home / "marts"):
+            raise SystemExit(f"the peer's result differs: {', '.join(wrong)}")
+        sizes = {"lines": lines_of(landing), "rows": read_manifest(home / "marts").metrics["rows"]}
+        return {"straight": asdict(straight), "sizes": sizes}
+
+    def backfill() -> dict[str, Any]:
+        correct(landing, days[-BACKFILL:])
+        return run(home, landing, days[-BACKFILL], days[-1])
+
+    steps = folder / "steps.json"
+    first = kept(steps, "first", begin)
+    beside = kept(steps, "peer", peer)
+    more = kept(steps, "more", lambda: run(home, landing, days[-1], days[-1]))
+    again = kept(steps, "again", backfill)
+    steps.unlink()
+    straight, sizes = Straight(**beside["straight"]), beside["sizes"]
     return [
         _row(f"{name}: first load of {DAYS - 1} days", first, sizes),
         Row(
@@ -79,11 +97,20 @@ def measure(events: int, folder: Path, memory: str, seed: int) -> list[Row]:
             PEER,
             "seconds",
             "lower",
-            {"peer_peak_mb": straight.peak_mb, "peer_tables": straight.seconds},
+            {"peer_peak_mb": straight.peak_mb, "peer_memory": peer_memory, "peer_tables": straight.seconds},
         ),
         _row(f"{name}: one more day", more),
         _row(f"{name}: backfill of {BACKFILL} corrected days", again),
     ]
+
+
+def kept(steps: Path, name: str, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what a step measured, now or in the run before."""
+    done: dict[str, dict[str, Any]] = json.loads(steps.read_text()) if steps.is_file() else {}
+    if name not in done:
+        done[name] = measured()
+        write_json(steps, done)
+    return done[name]
 
 
 def run(home: Path, landing: Path, first: date, last: date) -> dict[str, Any]:
