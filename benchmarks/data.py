@@ -41,18 +41,18 @@ def main(
     ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where logs and homes go.")] = None,
     memory: Annotated[str, typer.Option(help="DuckDB's memory limit.")] = "4GB",
-    peer_memory: Annotated[str | None, typer.Option(help="That of straight SQL, if another.")] = None,
+    peer: Annotated[bool, typer.Option(help="Build the same by straight SQL beside it.")] = True,
     seed: int = 0,
 ) -> None:
     """Run every size and write the record."""
     folder = folder or Path(tempfile.gettempdir()) / "tessera-bench"
     os.environ["TESSERA_DUCKDB_MEMORY"] = memory
     for size in events or [1_000_000, 10_000_000]:
-        rows = measure(size, folder / str(size), peer_memory or memory, seed)
+        rows = measure(size, folder / str(size), memory if peer else None, seed)
         write(f"data-{size // 1_000_000}M", rows, seed)
 
 
-def measure(events: int, folder: Path, peer_memory: str, seed: int) -> list[Row]:
+def measure(events: int, folder: Path, peer_memory: str | None, seed: int) -> list[Row]:
     """Return the rows of one size; the home is made anew unless a run that died left its steps."""
     config = SimulationConfig(
         seed=seed, days=DAYS, start=START, events=events, users=max(events // EVENTS_PER_USER, 1), items=ITEMS
@@ -70,12 +70,14 @@ def measure(events: int, folder: Path, peer_memory: str, seed: int) -> list[Row]
         shutil.copytree(folder / "logs", landing, copy_function=os.link)
         return run(home, landing, days[0], days[-2])
 
+    def sizes() -> dict[str, Any]:
+        return {"lines": lines_of(landing), "rows": read_manifest(home / "marts").metrics["rows"]}
+
     def peer() -> dict[str, Any]:
-        straight = build_straight(home / "lake", folder / "straight.duckdb", peer_memory)
+        straight = build_straight(home / "lake", folder / "straight.duckdb", str(peer_memory))
         if wrong := differences(folder / "straight.duckdb", home / "marts"):
             raise SystemExit(f"the peer's result differs: {', '.join(wrong)}")
-        sizes = {"lines": lines_of(landing), "rows": read_manifest(home / "marts").metrics["rows"]}
-        return {"straight": asdict(straight), "sizes": sizes}
+        return asdict(straight)
 
     def backfill() -> dict[str, Any]:
         correct(landing, days[-BACKFILL:])
@@ -83,25 +85,22 @@ def measure(events: int, folder: Path, peer_memory: str, seed: int) -> list[Row]
 
     steps = folder / "steps.json"
     first = kept(steps, "first", begin)
-    beside = kept(steps, "peer", peer)
+    loaded = kept(steps, "sizes", sizes)
+    straight = Straight(**kept(steps, "peer", peer)) if peer_memory else None
     more = kept(steps, "more", lambda: run(home, landing, days[-1], days[-1]))
     again = kept(steps, "again", backfill)
     steps.unlink()
-    straight, sizes = Straight(**beside["straight"]), beside["sizes"]
-    return [
-        _row(f"{name}: first load of {DAYS - 1} days", first, sizes),
-        Row(
-            f"{name}: warehouse build of that load alone, data tests included",
-            first["stages"]["warehouse"],
-            straight.total,
-            PEER,
-            "seconds",
-            "lower",
-            {"peer_peak_mb": straight.peak_mb, "peer_memory": peer_memory, "peer_tables": straight.seconds},
-        ),
+    rows = [
+        _row(f"{name}: first load of {DAYS - 1} days", first, loaded),
         _row(f"{name}: one more day", more),
         _row(f"{name}: backfill of {BACKFILL} corrected days", again),
     ]
+    if straight is not None:
+        case = f"{name}: warehouse build of that load alone, data tests included"
+        extra = {"peer_peak_mb": straight.peak_mb, "peer_tables": straight.seconds}
+        seconds = first["stages"]["warehouse"]
+        rows.insert(1, Row(case, seconds, straight.total, PEER, "seconds", "lower", extra))
+    return rows
 
 
 def kept(steps: Path, name: str, measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -117,10 +116,11 @@ def run(home: Path, landing: Path, first: date, last: date) -> dict[str, Any]:
     """Run the chain over a range of days in a process of its own."""
     environment = os.environ | {"TESSERA_HOME": str(home), "TESSERA_DATA": str(landing)}
     command = [sys.executable, "-m", "benchmarks.chain", str(first), str(last)]
+    load = round(os.getloadavg()[0], 2)
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"the chain failed on {first} to {last}: {home}")
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    told: dict[str, Any] = {**json.loads(done.stdout.splitlines()[-1]), "load_before": load}
     sys.stdout.write(f"{first} to {last}: {told}\n")
     sys.stdout.flush()
     return told
@@ -152,7 +152,7 @@ def _noon_ms(day: date) -> int:
 
 
 def _row(case: str, told: dict[str, Any], extra: dict[str, Any] | None = None) -> Row:
-    more = {"stages": told["stages"], "peak_mb": told["peak_mb"], **(extra or {})}
+    more = {name: value for name, value in told.items() if name != "seconds"} | (extra or {})
     return Row(case, told["seconds"], None, "", "seconds", "lower", more)
 
 
