@@ -2,12 +2,13 @@
 
 Wang et al., "Learnable Item Tokenization for Generative Recommendation" (LETTER, arXiv:2405.07314), section 3.2, for
 `Alignment` and `Diversity`; Zheng et al., "Universal Item Tokenization for Transferable Generative Recommendation"
-(UTGRec, arXiv:2504.04405), for `CoOccurrence`. Similarities are cosines over a temperature, so that no loss can be
-lowered by making vectors longer.
+(UTGRec, arXiv:2504.04405), for `CoOccurrence`. Items are compared by cosines over a temperature, so that no loss can be
+lowered by making vectors longer; code vectors by inner products, as in LETTER.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -48,10 +49,8 @@ class Step:
     passed: Tensor
 
 
-class Passes(Protocol):
-    """Quantises items and lets gradients pass: rows int64 [n] to sums of code vectors [n, latent]."""
-
-    def __call__(self, rows: Tensor) -> Tensor: ...
+# Quantises items and lets gradients pass: rows int64 [n] to sums of code vectors [n, latent].
+Passes = Callable[[Tensor], Tensor]
 
 
 class Auxiliary(Protocol):
@@ -66,7 +65,7 @@ class Auxiliary(Protocol):
     name: str
 
     def parameters(self) -> list[nn.Parameter]:
-        """What of it is to be learned."""
+        """Return what of it is to be learned."""
         ...
 
     def begin_epoch(self, rng: np.random.Generator) -> None:
@@ -136,15 +135,13 @@ class Diversity:
     """LETTER's diversity loss: a code comes nearer to a code of its cluster and goes away from all others.
 
     The code vectors of every level are clustered anew each epoch. The paper clusters into groups of equal size; plain
-    k-means stands here.
+    k-means stands here. The loss reaches codes that no item chooses, and so can bring them back.
     """
 
     name = "diversity"
 
-    def __init__(self, books: nn.Parameter, clusters: int, weight: float, temperature: float) -> None:
-        self._books = books
-        self._clusters = clusters
-        self._weight, self._temperature = weight, temperature
+    def __init__(self, books: nn.Parameter, clusters: int, weight: float) -> None:
+        self._books, self._clusters, self._weight = books, clusters, weight
         self._partners = torch.zeros(0)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -171,13 +168,11 @@ class Diversity:
         """Return the mean over levels and items of the cross-entropy of the partner among all other codes."""
         total = step.passed.new_zeros(())
         for book, codes, partners in zip(self._books, step.quantised.codes.T, self._partners, strict=True):
-            unit = nn.functional.normalize(book, dim=1)
             codes = codes[partners[codes] >= 0]
             if len(codes) == 0:
                 continue
-            cosines = unit[codes] @ unit.T / self._temperature
             own = nn.functional.one_hot(codes, len(book)).bool()
-            logits = cosines.masked_fill(own, -torch.inf)
+            logits = (book[codes] @ book.T).masked_fill(own, -torch.inf)
             total = total + nn.functional.cross_entropy(logits, partners[codes])
         return self._weight * total / len(self._books)
 
@@ -190,8 +185,8 @@ class CoOccurrence:
 
     Parameters
     ----------
-    pairs
-        csr [n, n] of transitions.
+    items
+        With their transitions.
     data
         What is to be reconstructed, [n, width].
     network
@@ -277,7 +272,7 @@ def auxiliaries(
         behaviour = torch.from_numpy(check_vectors("alignment", items.space(BEHAVIOUR))).to(data.device)
         found.append(Alignment(behaviour, books.shape[2], params.alignment, params.temperature))
     if params.diversity > 0:
-        found.append(Diversity(books, params.clusters, params.diversity, params.temperature))
+        found.append(Diversity(books, params.clusters, params.diversity))
     if params.cooccurrence > 0 or params.cooccurrence_reconstruction > 0:
         found.append(
             CoOccurrence(

@@ -157,9 +157,7 @@ def rotation(latent: Tensor, total: Tensor) -> Tensor:
         r = nn.functional.normalize(e + q, dim=1)
         scale = target / length.clamp(min=1e-12)
     turned = (
-        latent
-        - 2 * (latent * r).sum(dim=1, keepdim=True) * r
-        + 2 * (latent * e).sum(dim=1, keepdim=True) * q
+        latent - 2 * (latent * r).sum(dim=1, keepdim=True) * r + 2 * (latent * e).sum(dim=1, keepdim=True) * q
     )
     # The value is the sum of code vectors to the last bit; only the gradient goes by the rotation.
     turned = scale * turned

@@ -69,7 +69,7 @@ class RQVAEParams(CodebookParams):
     cooccurrence, cooccurrence_reconstruction
         Weights of the losses between items that follow each other in histories (UTGRec, arXiv:2504.04405).
     temperature
-        Of the contrastive losses.
+        Of the contrastive losses between items.
     checkpoints
         How many of the last epochs' states are kept, each of which gives items another identifier (MTGRec,
         arXiv:2504.04400).
