@@ -171,9 +171,10 @@ class RQVAE(CodebookTokenizer):
         ]
         book = network.quantizer.books[-1].numpy()
         given = reassign(nearest, torch.cat(rest).numpy(), book, self.params.sinkhorn or _EPSILON)
-        moved = np.flatnonzero((given != nearest).any(axis=1))
         return {
-            items.item_ids[row]: (tuple(nearest[row].tolist()), tuple(given[row].tolist())) for row in moved
+            item: (tuple(before), tuple(after))
+            for item, before, after in zip(items.item_ids, nearest.tolist(), given.tolist(), strict=True)
+            if before != after
         }
 
     def _encode(self, scaled: NDArray[np.float32]) -> NDArray[np.int32]:

@@ -157,7 +157,7 @@ class Training:
         # Books by moving averages and no encoder: nothing learns by gradient.
         if loss.requires_grad:
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
 
     def _batches(self) -> tuple[Tensor, ...]:

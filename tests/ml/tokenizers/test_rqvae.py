@@ -48,12 +48,12 @@ def _fit(items: ItemData, seed: int = 0, start: RQVAE | None = None, **params: A
     return tokenizer
 
 
-def _planted(n: int = 400, groups: int = 50) -> tuple[ItemData, np.ndarray]:
+def _planted(n: int = 400, groups: int = 20) -> tuple[ItemData, np.ndarray]:
     """Return items whose vectors say a lot about content and a little about the group that behaviour and transitions follow."""
     rng = np.random.default_rng(0)
     content, group = rng.integers(8, size=n), rng.integers(groups, size=n)
-    vectors = rng.normal(size=(8, 16))[content] * 2 + rng.normal(size=(groups, 16))[group]
-    vectors = vectors + rng.normal(size=(n, 16))
+    vectors = rng.normal(size=(8, 16))[content] * 2 + rng.normal(size=(groups, 16))[group] * 1.5
+    vectors = vectors + rng.normal(size=(n, 16)) * 0.5
     behaviour = rng.normal(size=(groups, 6))[group] * 2 + rng.normal(size=(n, 6)) * 0.3
     rows, columns = rng.integers(n, size=(2, 100 * n))
     near = group[rows] == group[columns]
@@ -131,13 +131,13 @@ def test_residual_vq_is_no_worse_than_residual_k_means() -> None:
 
 def test_alignment_brings_codes_nearer_to_behaviour() -> None:
     items, group = _planted()
-    plain, aligned = _fit(items), _fit(items, alignment=0.3)
-    assert _alike(aligned, items, group) > 1.2 * _alike(plain, items, group)
+    plain, aligned = _fit(items), _fit(items, alignment=1.0)
+    assert _alike(aligned, items, group) > 1.5 * _alike(plain, items, group)
     overlap = [
         neighbour_overlap(items.space("behaviour"), tokenizer.decode(tokenizer.encode(items)), 0)
         for tokenizer in (plain, aligned)
     ]
-    assert overlap[1] > overlap[0]  # type: ignore[operator]
+    assert overlap[1] > 1.3 * overlap[0]  # type: ignore[operator]
 
 
 def test_items_without_behaviour_are_no_obstacle_to_alignment() -> None:
@@ -155,32 +155,30 @@ def test_diversity_spreads_items_over_codes() -> None:
     items, _ = _planted()
     # Where neither k-means nor the reset of dead codes has done it already.
     bare = {"code_size": 32, "kmeans_start": False, "reset_dead": False, "warm_up": 0, "levels": 2}
-    perplexity, distinct = np.zeros(2), np.zeros(2)
+    perplexity = np.zeros(2)
     for seed in range(3):
         for place, weight in enumerate((0.0, 0.001)):
             codes = _fit(items, seed, diversity=weight, **bare).encode(items)
             perplexity[place] += code_usage(codes[:, 0], 32)["perplexity"]
-            distinct[place] += uniqueness(codes)["distinct"]
     assert perplexity[1] > 1.1 * perplexity[0]
-    assert distinct[1] > distinct[0]
 
 
 @pytest.mark.parametrize("switch", ["cooccurrence", "cooccurrence_reconstruction"])
 def test_items_that_follow_each_other_get_codes_alike(switch: str) -> None:
     items, group = _planted()
-    assert _alike(_fit(items, **{switch: 1.0}), items, group) > 1.2 * _alike(_fit(items), items, group)
+    assert _alike(_fit(items, **{switch: 1.0}), items, group) > 1.3 * _alike(_fit(items), items, group)
 
 
 def test_uniform_mapping_leaves_no_collision_and_uses_codes_alike() -> None:
     items, _ = _planted()
     few = {"levels": 2, "code_size": 32}
-    plain, uniform = _fit(items, **few), _fit(items, **few, sinkhorn=0.01, reassign=True)
+    plain, uniform = _fit(items, **few), _fit(items, **few, sinkhorn=0.05, reassign=True)
     codes = [tokenizer.encode(items) for tokenizer in (plain, uniform)]
-    assert uniqueness(codes[0])["share_unique"] < 0.6
+    assert uniqueness(codes[0])["share_unique"] < 0.5
     assert uniqueness(codes[1])["share_unique"] == 1
     usage = [code_usage(each[:, -1], 32) for each in codes]
     assert usage[1]["perplexity"] > usage[0]["perplexity"]
-    assert usage[1]["gini"] < 0.15
+    assert usage[1]["gini"] < 0.8 * usage[0]["gini"]
 
 
 def test_reassigned_codes_belong_to_the_items_that_were_fitted() -> None:
