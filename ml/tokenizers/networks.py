@@ -40,6 +40,10 @@ class Autoencoder(nn.Module):
         self.decoder: nn.Module = mlp(widths[::-1]) if latent else nn.Identity()
         self.quantizer = ResidualQuantizer(levels, code_size, widths[-1], decay)
 
+    def drop_decoder(self) -> None:
+        """Forget how to decode: half the size, for where only codes are wanted."""
+        self.decoder = nn.Identity()
+
     def codes(self, vectors: Tensor) -> Tensor:
         """Return the codes int64 [n, levels] of vectors [n, width]."""
         codes: Tensor = self.quantizer(self.encoder(vectors)).codes

@@ -206,6 +206,8 @@ class RQVAE(CodebookTokenizer):
         for place in range(self.params.checkpoints):
             prefix = f"network{place}."
             network = self._network(len(self._fitted().mean))
+            if place < self.params.checkpoints - 1:
+                network.drop_decoder()
             network.load_state_dict(
                 {
                     name.removeprefix(prefix): torch.from_numpy(value)

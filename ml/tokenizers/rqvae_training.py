@@ -37,7 +37,7 @@ class Trained:
     Parameters
     ----------
     networks
-        State after the last epochs, oldest first, ``params.checkpoints`` of them.
+        State after the last epochs, oldest first, ``params.checkpoints`` of them; only the last has its decoder.
     report
         JSON-able.
     """
@@ -114,6 +114,8 @@ class Training:
                 reset += self._reset(~used)
             if epoch >= params.epochs - params.checkpoints:
                 kept.append(copy.deepcopy(self.network).cpu().eval())
+                if epoch < params.epochs - 1:
+                    kept[-1].drop_decoder()
         return Trained(kept, {"residual": self._residual(), "reset": reset, "losses": losses})
 
     def passes(self, rows: Tensor) -> Tensor:
