@@ -1,28 +1,30 @@
 """RQ-VAE: an autoencoder whose latent vector is a sum of code vectors, one a level.
 
 Zeghidour et al., "SoundStream" (2021) for residual quantisation; Rajput et al., "Recommender Systems with Generative
-Retrieval" (TIGER, NeurIPS 2023), section 3.1, for its use on items. The paper's settings collapse on text vectors of
-unit length; what keeps all codes alive here: scaled inputs, a short training without quantisation followed by a
-k-means start, and the re-use of codes that nobody chose during an epoch.
+Retrieval" (TIGER, NeurIPS 2023), section 3.1, for its use on items. Rotation trick, moving averages, LETTER, LC-Rec,
+MTGRec, UTGRec and residual quantisation without an encoder are switches of the same training.
 """
 
 from __future__ import annotations
 
-import itertools
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
-from torch import Tensor, nn
+from pydantic import Field, model_validator
+from torch import Tensor
 
 from ml.artifacts import ArtifactError
 from ml.tokenizers.base import CodebookParams, CodebookTokenizer, TokenizerParams
 from ml.tokenizers.items import ItemData
-from ml.tokenizers.kmeans import kmeans, nearest
+from ml.tokenizers.networks import Autoencoder
+from ml.tokenizers.rqvae_training import Training
+from ml.tokenizers.sinkhorn import reassign
 
 _ENCODE_ROWS = 8192
+# Re-assignment of colliding items when training itself was not balanced.
+_EPSILON = 0.003
 
 
 class RQVAEParams(CodebookParams):
@@ -33,49 +35,77 @@ class RQVAEParams(CodebookParams):
     hidden
         Widths of the encoder's hidden layers; the decoder mirrors them.
     latent
-        Width of a code vector.
+        Width of a code vector; None for no encoder: the scaled vectors themselves are quantised (residual VQ).
     epochs
         Passes over the items with quantisation.
     warm_up
         Passes without it, before the k-means start.
     batch, lr, weight_decay
         AdamW; code books are not decayed.
+    schedule
+        Whether the learning rate falls to 0 along a cosine or stays.
     beta
         Weight of the commitment loss.
+    gradient
+        How the reconstruction's gradient passes the quantisation: unchanged, or turned (Fifty et al., arXiv:2410.06424).
+    books
+        Whether code vectors learn by gradient or are moving averages of their items (van den Oord et al.,
+        arXiv:1711.00937, appendix A.1).
+    decay
+        Of the moving averages, a batch.
+    kmeans_start
+        Whether k-means puts the code books in place before quantisation begins.
+    reset_dead
+        Whether codes that no item chose during an epoch are moved to where items are.
+    sinkhorn
+        Where positive, training spreads each batch evenly over the last level's codes, with this entropy (LC-Rec,
+        arXiv:2311.09049).
+    reassign
+        Whether items that share all codes at the end of fitting are given other last codes (LC-Rec).
+    alignment
+        Weight of the contrastive loss against behaviour vectors (LETTER, arXiv:2405.07314).
+    diversity, clusters
+        Weight of the loss that keeps code vectors apart, and into how many clusters each level is grouped (LETTER).
+    cooccurrence, cooccurrence_reconstruction
+        Weights of the losses between items that follow each other in histories (UTGRec, arXiv:2504.04405).
+    temperature
+        Of the contrastive losses between items.
+    checkpoints
+        How many of the last epochs' states are kept, each of which gives items another identifier (MTGRec,
+        arXiv:2504.04400).
     """
 
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (512, 256)
-    latent: Annotated[int, Field(ge=1)] = 64
+    latent: Annotated[int, Field(ge=1)] | None = 64
     epochs: Annotated[int, Field(ge=1)] = 60
     warm_up: Annotated[int, Field(ge=0)] = 10
     batch: Annotated[int, Field(ge=1)] = 512
     lr: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    schedule: Literal["cosine", "constant"] = "cosine"
     beta: Annotated[float, Field(ge=0)] = 0.25
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
+    books: Literal["gradient", "ema"] = "gradient"
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    kmeans_start: bool = True
+    reset_dead: bool = True
+    sinkhorn: Annotated[float, Field(ge=0)] = 0.0
+    reassign: bool = False
+    alignment: Annotated[float, Field(ge=0)] = 0.0
+    diversity: Annotated[float, Field(ge=0)] = 0.0
+    clusters: Annotated[int, Field(ge=1)] = 10
+    cooccurrence: Annotated[float, Field(ge=0)] = 0.0
+    cooccurrence_reconstruction: Annotated[float, Field(ge=0)] = 0.0
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    checkpoints: Annotated[int, Field(ge=1)] = 1
 
-
-class _Network(nn.Module):
-    """Encoder, decoder, and code books [levels, code_size, latent]."""
-
-    def __init__(self, width: int, params: RQVAEParams) -> None:
-        super().__init__()
-        widths = [width, *params.hidden, params.latent]
-        self.encoder = _mlp(widths)
-        self.decoder = _mlp(widths[::-1])
-        self.books = nn.Parameter(torch.zeros(params.levels, params.code_size, params.latent))
-
-    def quantise(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return codes [n, levels], residuals before each level and chosen code vectors [levels, n, latent]."""
-        codes, residuals, chosen = [], [], []
-        rest = latent
-        for book in self.books:
-            code = (rest @ book.T - 0.5 * book.square().sum(dim=1)).argmax(dim=1)
-            vector = book[code]
-            codes.append(code)
-            residuals.append(rest)
-            chosen.append(vector)
-            rest = rest - vector.detach()
-        return torch.stack(codes, dim=1), torch.stack(residuals), torch.stack(chosen)
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.diversity > 0 and self.books == "ema":
+            raise ValueError("the diversity loss needs books that learn by gradient")
+        if self.checkpoints > self.epochs:
+            raise ValueError("there are fewer epochs than checkpoints to keep")
+        return self
 
 
 class RQVAE(CodebookTokenizer):
@@ -86,135 +116,147 @@ class RQVAE(CodebookTokenizer):
 
     def __init__(self, params: RQVAEParams) -> None:
         super().__init__(params)
-        self._network: _Network | None = None
+        # Oldest checkpoint first; the last one gives the codes.
+        self._networks: list[Autoencoder] = []
+        # Items that were re-assigned, with their nearest and their given codes.
+        self._moved: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+
+    @property
+    def identifiers(self) -> int:
+        """Identifiers that every item has; see `MultiIdentifier`."""
+        return int(self.params.checkpoints)
+
+    def encode(self, items: ItemData) -> NDArray[np.int32]:
+        """Return codes; an item that fitting re-assigned has what it was given as long as its nearest codes stand."""
+        codes = super().encode(items)
+        for row, item in enumerate(items.item_ids) if self._moved else ():
+            if item in self._moved and self._moved[item][0] == tuple(codes[row].tolist()):
+                codes[row] = self._moved[item][1]
+        return codes
+
+    def encode_all(self, items: ItemData) -> NDArray[np.int32]:
+        """Return the codes by each checkpoint, int32 [identifiers, n, levels]; see `MultiIdentifier`."""
+        last = self.encode(items)
+        scaled = self._fitted().apply(items.space(self.params.input))
+        earlier = [_codes(network, scaled) for network in self._networks[:-1]]
+        return np.stack([*earlier, last])
 
     def _fit(
         self, scaled: NDArray[np.float32], items: ItemData, seed: int, start: Self | None
     ) -> dict[str, Any]:
-        """Train.
-
-        Returns
-        -------
-        dict[str, Any]
-            ``residual``: share of the input's variance that reconstruction misses, last epoch;
-            ``reset``: codes that were given a new place, in all.
-        """
+        """Train; see `Training.run` for the report, to which ``reassigned`` items are added."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self._network = _Network(scaled.shape[1], self.params)
-        network = self._network.to(device)
-        report = _train(
-            network, torch.from_numpy(scaled).to(device), self.params, np.random.default_rng(seed)
-        )
-        network.cpu().eval()
-        return report
+            network = self._network(scaled.shape[1])
+            if start is not None:
+                _copy(start._trained()[-1], network)
+            data = torch.from_numpy(scaled).to(device)
+            rng = np.random.default_rng(seed)
+            training = Training(network.to(device), data, items, self.params, rng, start is not None)
+        trained = training.run()
+        self._networks = trained.networks
+        self._moved = self._reassign(scaled, items) if self.params.reassign else {}
+        return {**trained.report, "reassigned": len(self._moved)}
 
     @torch.inference_mode()
+    def _reassign(
+        self, scaled: NDArray[np.float32], items: ItemData
+    ) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        network = self._networks[-1]
+        nearest = _codes(network, scaled)
+        rest = [
+            network.quantizer(network.encoder(block)).residuals[-1]
+            for block in torch.from_numpy(scaled).split(_ENCODE_ROWS)
+        ]
+        book = network.quantizer.books[-1].numpy()
+        given = reassign(nearest, torch.cat(rest).numpy(), book, self.params.sinkhorn or _EPSILON)
+        return {
+            item: (tuple(before), tuple(after))
+            for item, before, after in zip(items.item_ids, nearest.tolist(), given.tolist(), strict=True)
+            if before != after
+        }
+
     def _encode(self, scaled: NDArray[np.float32]) -> NDArray[np.int32]:
-        network = self._trained()
-        codes = [np.zeros((0, self.params.levels), np.int32)]
-        for block in torch.from_numpy(scaled).split(_ENCODE_ROWS):
-            codes.append(network.quantise(network.encoder(block))[0].numpy().astype(np.int32))
-        return np.concatenate(codes)
+        return _codes(self._trained()[-1], scaled)
 
     @torch.inference_mode()
     def _decode(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return what the decoder makes of the sum of code vectors."""
-        network = self._trained()
-        levels = torch.arange(self.params.levels)
-        latent = network.books[levels, torch.from_numpy(codes.astype(np.int64))].sum(dim=1)
-        decoded: NDArray[np.float32] = network.decoder(latent).numpy()
+        decoded: NDArray[np.float32] = (
+            self._trained()[-1].decode(torch.from_numpy(codes.astype(np.int64))).numpy()
+        )
         return decoded
 
     def _tensors(self) -> dict[str, NDArray[Any]]:
-        return {f"network.{name}": value.numpy() for name, value in self._trained().state_dict().items()}
+        tensors = {
+            f"network{place}.{name}": value.numpy()
+            for place, network in enumerate(self._trained())
+            for name, value in network.state_dict().items()
+        }
+        if self._moved:
+            ids = [item.encode() for item in self._moved]
+            tensors["moved.ids"] = np.frombuffer(b"".join(ids), np.uint8)
+            tensors["moved.lengths"] = np.array([len(item) for item in ids], np.int64)
+            tensors["moved.codes"] = np.array(list(self._moved.values()), np.int32)
+        return tensors
 
     def _restore(self, tensors: dict[str, NDArray[Any]]) -> None:
-        self._network = _Network(len(self._fitted().mean), self.params)
-        state = {name.removeprefix("network."): torch.from_numpy(value) for name, value in tensors.items()}
-        self._network.load_state_dict(state)
-        self._network.eval()
+        self._networks = []
+        for place in range(self.params.checkpoints):
+            prefix = f"network{place}."
+            network = self._network(len(self._fitted().mean))
+            if place < self.params.checkpoints - 1:
+                network.drop_decoder()
+            network.load_state_dict(
+                {
+                    name.removeprefix(prefix): torch.from_numpy(value)
+                    for name, value in tensors.items()
+                    if name.startswith(prefix)
+                }
+            )
+            self._networks.append(network.eval())
+        if "moved.ids" in tensors:
+            text = tensors["moved.ids"].tobytes()
+            ends = np.cumsum(tensors["moved.lengths"]).tolist()
+            for first, last, (nearest, given) in zip(
+                [0, *ends], ends, tensors["moved.codes"].tolist(), strict=False
+            ):
+                self._moved[text[first:last].decode()] = tuple(nearest), tuple(given)
 
-    def _trained(self) -> _Network:
-        if self._network is None:
+    def _network(self, width: int) -> Autoencoder:
+        params = self.params
+        decay = params.decay if params.books == "ema" else None
+        return Autoencoder(width, params.hidden, params.latent, params.levels, params.code_size, decay)
+
+    def _trained(self) -> list[Autoencoder]:
+        if not self._networks:
             raise ArtifactError(f"{self.kind}: not fitted yet")
-        return self._network
+        return self._networks
 
 
-def _mlp(widths: list[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for left, right in itertools.pairwise(widths):
-        layers += [nn.Linear(left, right), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+@torch.inference_mode()
+def _codes(network: Autoencoder, scaled: NDArray[np.float32]) -> NDArray[np.int32]:
+    codes = [np.zeros((0, len(network.quantizer.books)), np.int32)]
+    for block in torch.from_numpy(scaled).split(_ENCODE_ROWS):
+        codes.append(network.codes(block).numpy().astype(np.int32))
+    return np.concatenate(codes)
 
 
-def _train(network: _Network, data: Tensor, params: RQVAEParams, rng: np.random.Generator) -> dict[str, Any]:
-    weights = [*network.encoder.parameters(), *network.decoder.parameters()]
-    groups = [
-        {"params": weights, "weight_decay": params.weight_decay},
-        {"params": [network.books], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=params.lr)
-    reset, missed = 0, 0.0
-    for epoch in range(params.warm_up + params.epochs):
-        quantised = epoch >= params.warm_up
-        if epoch == params.warm_up:
-            _start_books(network, data, params, rng)
-        used = torch.zeros(params.levels, params.code_size, dtype=torch.bool, device=data.device)
-        missed = 0.0
-        order = torch.from_numpy(rng.permutation(len(data))).to(data.device)
-        for rows in order.split(params.batch):
-            batch = data[rows]
-            reconstruction, loss = _loss(network, batch, params, used if quantised else None)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            missed += float(reconstruction) * len(rows) / len(data)
-        # The last epoch resets nothing: a code that is put in place then would never be trained.
-        if quantised and epoch < params.warm_up + params.epochs - 1:
-            reset += _reset_dead(network, data, used, rng)
-    return {"residual": missed, "reset": reset, "rows": len(data)}
+def _copy(source: Autoencoder, target: Autoencoder) -> None:
+    """Copy all weights and books.
 
-
-def _loss(
-    network: _Network, batch: Tensor, params: RQVAEParams, used: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return reconstruction loss and whole loss; mark the codes that were chosen in ``used``."""
-    latent = network.encoder(batch)
-    if used is None:
-        reconstruction = nn.functional.mse_loss(network.decoder(latent), batch)
-        return reconstruction.detach(), reconstruction
-    codes, residuals, chosen = network.quantise(latent)
-    used[torch.arange(params.levels, device=used.device), codes] = True
-    # Straight-through: the decoder sees the code vectors, the encoder gets their gradient.
-    straight = latent + (chosen.sum(dim=0) - latent).detach()
-    reconstruction = nn.functional.mse_loss(network.decoder(straight), batch)
-    books = nn.functional.mse_loss(chosen, residuals.detach())
-    commitment = nn.functional.mse_loss(residuals, chosen.detach())
-    return reconstruction.detach(), reconstruction + params.levels * (books + params.beta * commitment)
-
-
-@torch.no_grad()
-def _start_books(network: _Network, data: Tensor, params: RQVAEParams, rng: np.random.Generator) -> None:
-    """Put the code books where residual k-means on the present latent vectors puts them."""
-    rows = np.sort(rng.permutation(len(data))[: 64 * params.code_size])
-    rest = network.encoder(data[torch.from_numpy(rows).to(data.device)]).cpu().numpy()
-    for level in range(params.levels):
-        book = kmeans(rest, params.code_size, rng)
-        network.books[level] = torch.from_numpy(book).to(data.device)
-        rest = rest - book[nearest(rest, book)[0]]
-
-
-@torch.no_grad()
-def _reset_dead(network: _Network, data: Tensor, used: Tensor, rng: np.random.Generator) -> int:
-    """Move codes that no item chose to the residual of a random item; return how many there were."""
-    dead = int((~used).sum())
-    if dead == 0:
-        return 0
-    rows = rng.integers(len(data), size=int((~used).sum(dim=1).max()))
-    _, residuals, _ = network.quantise(network.encoder(data[torch.from_numpy(rows).to(data.device)]))
-    for level, alive in enumerate(used):
-        empty = torch.nonzero(~alive).squeeze(1)
-        network.books[level, empty] = residuals[level, : len(empty)]
-    return dead
+    Raises
+    ------
+    ArtifactError
+        If the networks are of different shapes.
+    """
+    ours: dict[str, Tensor] = target.state_dict()
+    theirs = source.state_dict()
+    if {name: value.shape for name, value in ours.items()} != {
+        name: value.shape for name, value in theirs.items()
+    }:
+        raise ArtifactError(
+            "rqvae: the tokenizer to begin from has other layers; give it the same hidden and latent"
+        )
+    target.load_state_dict(theirs)
