@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ml.tokenizers.base import Tokenizer
 
 _KINDS = {
+    "fsq": ("ml.tokenizers.fsq", "FSQ"),
+    "product_quantization": ("ml.tokenizers.product_quantization", "ProductQuantization"),
     "residual_kmeans": ("ml.tokenizers.residual_kmeans", "ResidualKMeans"),
     "rqvae": ("ml.tokenizers.rqvae", "RQVAE"),
 }

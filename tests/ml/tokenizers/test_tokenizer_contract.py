@@ -19,6 +19,8 @@ from tests.ml.tokenizers.samples import sample_items
 
 # Small enough to fit in a second; every kind has its line.
 _PARAMS: dict[str, dict[str, Any]] = {
+    "fsq": {"codes": 2, "levels": [4, 3], "hidden": [16], "epochs": 120, "batch": 32, "lr": 0.01},
+    "product_quantization": {"levels": 3, "code_size": 8, "rotation": True, "rotations": 5},
     "residual_kmeans": {"levels": 3, "code_size": 8},
     "rqvae": {
         "levels": 3,
@@ -34,7 +36,7 @@ _PARAMS: dict[str, dict[str, Any]] = {
 # Kinds whose codes come from no vectors.
 _WITHOUT_VECTORS: set[str] = set()
 # Kinds without code books to fill, so that any number of items will do.
-_WITHOUT_BOOKS: set[str] = set()
+_WITHOUT_BOOKS: set[str] = {"fsq"}
 # Kinds that leave nothing to chance.
 _WITHOUT_CHANCE: set[str] = set()
 
