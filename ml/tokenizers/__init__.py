@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ml.tokenizers.base import Tokenizer
 
 _KINDS = {
+    "composite": ("ml.tokenizers.composite", "Composite"),
     "fsq": ("ml.tokenizers.fsq", "FSQ"),
     "product_quantization": ("ml.tokenizers.product_quantization", "ProductQuantization"),
     "residual_kmeans": ("ml.tokenizers.residual_kmeans", "ResidualKMeans"),
