@@ -85,7 +85,8 @@ def minibatch_kmeans(
         batch.
     """
     centres = (_start(vectors, n_centres, rng) if start is None else start).copy()
-    weights = np.zeros(n_centres)
+    # Given centres count as if they had seen everything once; drawn ones are single points.
+    weights = np.full(n_centres, 0.0 if start is None else len(vectors) / n_centres)
     for step in range(passes):
         weights /= 2
         chosen = np.zeros(n_centres, np.int64)
