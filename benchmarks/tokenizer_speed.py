@@ -182,6 +182,7 @@ def _rotated(vectors: NDArray[np.float32], levels: int) -> Codec:
 
     rotation = faiss.OPQMatrix(vectors.shape[1], levels)
     quantizer = faiss.ProductQuantizer(vectors.shape[1], levels, CODE_BITS)
+    rotation.pq = quantizer
 
     def train() -> None:
         rotation.train(vectors[:_SAMPLE])

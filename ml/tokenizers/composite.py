@@ -7,6 +7,7 @@ with a number. Both are this, with other parts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -82,7 +83,7 @@ class Composite:
         """Fit every part; see `Tokenizer.fit`."""
         if start is not None and [part.kind for part in start.parts] != [part.kind for part in self.parts]:
             raise ArtifactError(f"{self.kind}: the tokenizer to begin from has other parts")
-        befores = start.parts if start is not None else [None] * len(self.parts)
+        befores: Sequence[Tokenizer | None] = start.parts if start is not None else [None] * len(self.parts)
         # Parts must not share their randomness, and the next seed is another fit's.
         seeds = np.random.SeedSequence(seed).generate_state(len(self.parts))
         reports = [

@@ -55,6 +55,8 @@ class FSQParams(TokenizerParams):
 class _Network(nn.Module):
     """Encoder to ``codes * len(levels)`` numbers, and decoder."""
 
+    _levels: Tensor
+
     def __init__(self, width: int, params: FSQParams) -> None:
         super().__init__()
         widths = [width, *params.hidden, params.codes * len(params.levels)]

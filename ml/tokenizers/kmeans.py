@@ -141,11 +141,10 @@ def balanced_kmeans(
     offsets
         float32 [n_centres], what `nearest` adds to squared distances; their mean is 0.
     """
-    centres, offsets = start if start is not None else (_start(vectors, n_centres, rng), None)
-    found = nearest(vectors, centres)[1]
-    scale = float(found.mean(dtype=np.float64))
-    if offsets is None:
-        offsets = np.zeros(n_centres, np.float32)
+    if start is None:
+        start = _start(vectors, n_centres, rng), np.zeros(n_centres, np.float32)
+    centres, offsets = start
+    scale = float(nearest(vectors, centres)[1].mean(dtype=np.float64))
     for step in range(iterations):
         offsets = _balance(vectors, centres, offsets, scale, _STEPS)
         codes, distances = nearest(vectors, centres, offsets)

@@ -77,7 +77,8 @@ class ResidualKMeans(CodebookTokenizer):
             scaled = subset(scaled, self.params.rows_per_code * self.params.code_size, rng)
         books, offsets, left, fullest = [], [], [], []
         for level in range(self.params.levels):
-            book, offset = self._book(scaled, rng, start and (start._books[level], start._offsets[level]))
+            old = (start._books[level], start._offsets[level]) if start is not None else None
+            book, offset = self._book(scaled, rng, old)
             codes, distances = _step(scaled, book, offset)
             books.append(book)
             offsets.append(offset)
@@ -96,7 +97,7 @@ class ResidualKMeans(CodebookTokenizer):
         size, iterations = self.params.code_size, self.params.iterations
         if self.params.balanced:
             return balanced_kmeans(rest, size, rng, iterations, start)
-        centres = start and start[0]
+        centres = start[0] if start is not None else None
         none = np.zeros(size, np.float32)
         if self.params.batch:
             return minibatch_kmeans(rest, size, rng, self.params.batch, iterations, centres), none
