@@ -13,8 +13,15 @@ if TYPE_CHECKING:
     from ml.tokenizers.base import Tokenizer
 
 _KINDS = {
+    "category_index": ("ml.tokenizers.indexing.category", "CategoryIndex"),
+    "collaborative_index": ("ml.tokenizers.indexing.collaborative", "CollaborativeIndex"),
+    "composite": ("ml.tokenizers.composite", "Composite"),
+    "fsq": ("ml.tokenizers.fsq", "FSQ"),
+    "product_quantization": ("ml.tokenizers.product_quantization", "ProductQuantization"),
+    "random_index": ("ml.tokenizers.indexing.random", "RandomIndex"),
     "residual_kmeans": ("ml.tokenizers.residual_kmeans", "ResidualKMeans"),
     "rqvae": ("ml.tokenizers.rqvae", "RQVAE"),
+    "sequential_index": ("ml.tokenizers.indexing.sequential", "SequentialIndex"),
 }
 
 

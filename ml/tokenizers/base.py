@@ -18,6 +18,7 @@ from ml.tokenizers.items import ItemData
 CONFIG = "tokenizer.json"
 TENSORS = "tokenizer.safetensors"
 _MEAN, _SCALE = "mean", "scale"
+_BLOCK = 1 << 16
 
 
 class TokenizerParams(BaseModel):
@@ -167,12 +168,17 @@ class Scaler:
     def of(cls, vectors: NDArray[np.float32]) -> Scaler:
         """Measure vectors [n, width]."""
         mean = vectors.mean(axis=0, dtype=np.float64)
-        spread = float(np.sqrt(np.mean((vectors - mean) ** 2)))
+        squares = 0.0
+        for start in range(0, len(vectors), _BLOCK):
+            squares += float(np.square(vectors[start : start + _BLOCK] - mean).sum())
+        spread = float(np.sqrt(squares / vectors.size))
         return cls(mean.astype(np.float32), np.array([spread if spread > 1e-12 else 1.0], np.float32))
 
     def apply(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scale vectors [n, width]."""
-        return (vectors - self.mean) / self.scale
+        """Scale vectors [n, width]; the result is always new."""
+        scaled = vectors - self.mean
+        scaled /= self.scale
+        return scaled
 
     def undo(self, scaled: NDArray[np.float32]) -> NDArray[np.float32]:
         """Bring scaled vectors back."""
@@ -200,18 +206,24 @@ class CodebookTokenizer(ABC):
         """Exclusive upper bound of each code."""
         return (self.params.code_size,) * self.params.levels
 
+    @property
+    def _least_rows(self) -> int:
+        """Items that fitting needs: each code of a book must have one to stand for."""
+        return max(self.code_sizes)
+
     def fit(self, items: ItemData, seed: int, start: Self | None = None) -> dict[str, Any]:
         """Learn from the items that the input space knows; see `Tokenizer.fit`."""
         space = self.params.input
         vectors = check_vectors(self.kind, items.space(space))
         known = np.flatnonzero(items.known(space))
-        check_rows(self.kind, len(known), max(self.code_sizes))
+        check_rows(self.kind, len(known), self._least_rows)
         if start is not None:
             check_start(self, start, vectors.shape[1])
-        vectors = vectors[known]
+        if len(known) < len(vectors):
+            vectors, items = vectors[known], items.take(known)
         # Where the old books are to be kept close, so is the scale that they live in.
         scaler = start._fitted() if start is not None else Scaler.of(vectors)
-        report = self._fit(scaler.apply(vectors), items.take(known), seed, start)
+        report = self._fit(scaler.apply(vectors), items, seed, start)
         self._scaler = scaler
         return {"rows": len(known), **report}
 
@@ -243,7 +255,10 @@ class CodebookTokenizer(ABC):
     def _fit(
         self, scaled: NDArray[np.float32], items: ItemData, seed: int, start: Self | None
     ) -> dict[str, Any]:
-        """Learn from scaled vectors [n, width] of ``items``, all of them known to the input space."""
+        """Learn from scaled vectors [n, width] of ``items``, all of them known to the input space.
+
+        The vectors are a copy of the family's own to write to.
+        """
 
     @abstractmethod
     def _encode(self, scaled: NDArray[np.float32]) -> NDArray[np.int32]:

@@ -1,6 +1,8 @@
-"""K-means by Lloyd's iteration from a k-means++ start, in blocks, the same bytes every time.
+"""K-means in blocks, the same bytes every time: by Lloyd's iteration, by mini-batches, balanced.
 
-Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding" (SODA 2007).
+Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding" (SODA 2007) for the first centres, drawn in the
+plane of most variance and refined in more and more dimensions, after Liu, Lu and Shao, "Improved Residual Vector
+Quantization" (arXiv:1509.05195); Sculley, "Web-Scale K-Means Clustering" (WWW 2010) for mini-batches.
 """
 
 from __future__ import annotations
@@ -9,12 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 1 << 16
-# The start needs a picture of the data, not all of it: its cost is one pass over the sample for every centre.
-_START_ROWS_PER_CENTRE = 16
+# The start needs a picture of the data, not all of it.
+_START_ROWS_PER_CENTRE = 64
+_START_STAGES, _STAGE_ITERATIONS = 6, 10
+# Balancing: steps of the offsets before every move of the centres, and when these have come to rest.
+_STEPS, _LAST_STEPS = 8, 60
 
 
 def kmeans(
-    vectors: NDArray[np.float32], n_centres: int, rng: np.random.Generator, iterations: int = 25
+    vectors: NDArray[np.float32],
+    n_centres: int,
+    rng: np.random.Generator,
+    iterations: int = 25,
+    start: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Cluster vectors.
 
@@ -28,6 +37,8 @@ def kmeans(
         Source of every random choice.
     iterations
         Most iterations; fewer where the mean distance has stopped falling.
+    start
+        Centres ``[n_centres, d]`` to begin from; drawn if not given.
 
     Returns
     -------
@@ -35,8 +46,12 @@ def kmeans(
         Centres ``[n_centres, d]``. A centre that loses its points is moved to the point that is farthest from its
         own centre, so centres coincide only where there are fewer distinct vectors than centres.
     """
-    sample = _subset(vectors, _START_ROWS_PER_CENTRE * n_centres, rng)
-    centres = _plus_plus(sample, n_centres, rng)
+    return _lloyd(vectors, _start(vectors, n_centres, rng) if start is None else start, iterations)
+
+
+def _lloyd(
+    vectors: NDArray[np.float32], centres: NDArray[np.float32], iterations: int
+) -> NDArray[np.float32]:
     before = np.inf
     for _ in range(iterations):
         codes, distances = nearest(vectors, centres)
@@ -48,10 +63,113 @@ def kmeans(
     return centres
 
 
+def minibatch_kmeans(
+    vectors: NDArray[np.float32],
+    n_centres: int,
+    rng: np.random.Generator,
+    batch: int,
+    passes: int,
+    start: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Cluster more vectors than Lloyd's iteration has time for.
+
+    Every centre is the mean of all points that ever chose it during the present pass and half of those of the passes
+    before, so that early, worse choices fade.
+
+    Parameters
+    ----------
+    vectors, n_centres, rng, start
+        As in `kmeans`.
+    batch
+        Rows of a step.
+    passes
+        How often every row takes part.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        Centres ``[n_centres, d]``. A centre that nobody chose in a pass is moved to the farthest point of the last
+        batch.
+    """
+    centres = (_start(vectors, n_centres, rng) if start is None else start).copy()
+    # Given centres count as if they had seen everything once; drawn ones are single points.
+    weights = np.full(n_centres, 0.0 if start is None else len(vectors) / n_centres)
+    for step in range(passes):
+        weights /= 2
+        chosen = np.zeros(n_centres, np.int64)
+        order = rng.permutation(len(vectors))
+        for first in range(0, len(vectors), batch):
+            rows = vectors[np.sort(order[first : first + batch])]
+            codes, distances = nearest(rows, centres)
+            counts = np.bincount(codes, minlength=n_centres)
+            weights += counts
+            rate = (counts / np.maximum(weights, 1e-12)).astype(np.float32)[:, None]
+            centres += rate * (_sums(rows, codes, n_centres) / np.maximum(counts, 1)[:, None] - centres)
+            chosen += counts
+        empty = np.flatnonzero(chosen == 0)[: len(rows)]
+        if len(empty) and step < passes - 1:
+            centres[empty] = rows[np.argsort(-distances, kind="stable")[: len(empty)]]
+            weights[empty] = 0
+    return centres
+
+
+def balanced_kmeans(
+    vectors: NDArray[np.float32],
+    n_centres: int,
+    rng: np.random.Generator,
+    iterations: int = 25,
+    start: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cluster vectors into clusters of nearly equal size.
+
+    OneRec (arXiv:2502.18965, section 3.1) fills one cluster after the other with what is nearest of the rest, which
+    leaves the last ones with what nobody wanted. Here each centre has an offset that is added to squared distances: of
+    all assignments to clusters of given sizes, the one of least distance is of that form (the dual of the transport
+    problem). What is more, an item that was not there in fitting is assigned by the same rule.
+
+    Parameters
+    ----------
+    vectors, n_centres, rng, iterations
+        As in `kmeans`.
+    start
+        Centres and offsets to begin from.
+
+    Returns
+    -------
+    centres
+        float32 [n_centres, d].
+    offsets
+        float32 [n_centres], what `nearest` adds to squared distances; their mean is 0.
+    """
+    if start is None:
+        start = _start(vectors, n_centres, rng), np.zeros(n_centres, np.float32)
+    centres, offsets = start
+    scale = float(nearest(vectors, centres)[1].mean(dtype=np.float64))
+    for step in range(iterations):
+        offsets = _balance(vectors, centres, offsets, scale, _STEPS)
+        codes, distances = nearest(vectors, centres, offsets)
+        moved = _means(vectors, codes, distances, centres)
+        if step and float(np.square(moved - centres).sum(axis=1).mean()) < 1e-4 * scale:
+            break
+        centres = moved
+    return centres, _balance(vectors, centres, offsets, scale, _LAST_STEPS)
+
+
 def nearest(
-    vectors: NDArray[np.float32], centres: NDArray[np.float32]
+    vectors: NDArray[np.float32],
+    centres: NDArray[np.float32],
+    offsets: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Find each vector's nearest centre, the lower index where two are equally near.
+
+    Parameters
+    ----------
+    vectors
+        float32 [n, d].
+    centres
+        float32 [k, d].
+    offsets
+        float32 [k], added to the squared distances when they are compared (not to those that are returned).
 
     Returns
     -------
@@ -63,18 +181,40 @@ def nearest(
     codes = np.empty(len(vectors), np.int32)
     distances = np.empty(len(vectors), np.float32)
     half = 0.5 * np.einsum("kd,kd->k", centres, centres)
+    if offsets is not None:
+        half = half + 0.5 * offsets
     for start in range(0, len(vectors), _BLOCK):
         block = vectors[start : start + _BLOCK]
-        closeness = block @ centres.T - half
+        closeness = block @ centres.T
+        closeness -= half
         best = closeness.argmax(axis=1)
         closest = closeness[np.arange(len(block)), best]
+        if offsets is not None:
+            closest += 0.5 * offsets[best]
         codes[start : start + _BLOCK] = best
         squares = np.einsum("nd,nd->n", block, block)
         distances[start : start + _BLOCK] = np.maximum(squares - 2 * closest, 0)
     return codes, distances
 
 
-def _subset(vectors: NDArray[np.float32], rows: int, rng: np.random.Generator) -> NDArray[np.float32]:
+def _start(vectors: NDArray[np.float32], n_centres: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Cluster a sample along its first two principal axes, then along more and more of them."""
+    sample = subset(vectors, _START_ROWS_PER_CENTRE * n_centres, rng)
+    mean = sample.mean(axis=0)
+    sample = sample - mean
+    axes = np.linalg.eigh((sample.T @ sample).astype(np.float64))[1][:, ::-1].astype(np.float32)
+    turned = sample @ axes
+    width = turned.shape[1]
+    stages = np.unique(np.geomspace(min(2, width), width, _START_STAGES).astype(int))
+    centres = _plus_plus(turned[:, : stages[0]], n_centres, rng)
+    for stage in stages[:-1]:
+        centres = np.pad(centres, ((0, 0), (0, stage - centres.shape[1])))
+        centres = _lloyd(np.ascontiguousarray(turned[:, :stage]), centres, _STAGE_ITERATIONS)
+    return np.ascontiguousarray(centres @ axes[:, : centres.shape[1]].T + mean)
+
+
+def subset(vectors: NDArray[np.float32], rows: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return at most so many rows, drawn without replacement, in their order."""
     if len(vectors) <= rows:
         return vectors
     return vectors[np.sort(rng.choice(len(vectors), rows, replace=False))]
@@ -100,6 +240,15 @@ def _plus_plus(vectors: NDArray[np.float32], n_centres: int, rng: np.random.Gene
     return centres
 
 
+def _sums(vectors: NDArray[np.float32], codes: NDArray[np.int32], n_centres: int) -> NDArray[np.float32]:
+    from scipy.sparse import csr_array
+
+    n = len(vectors)
+    # One entry a row of the transpose, so that nothing needs sorting.
+    chosen = csr_array((np.ones(n, np.float32), codes, np.arange(n + 1)), shape=(n, n_centres))
+    return np.asarray(chosen.T @ vectors, np.float32)
+
+
 def _means(
     vectors: NDArray[np.float32],
     codes: NDArray[np.int32],
@@ -107,14 +256,39 @@ def _means(
     centres: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Move every centre to the mean of its points."""
-    from scipy.sparse import csr_array
-
-    n, k = len(vectors), len(centres)
-    members = csr_array((np.ones(n, np.float32), (codes, np.arange(n))), shape=(k, n))
-    counts = np.bincount(codes, minlength=k)
-    moved = (members @ vectors) / np.maximum(counts, 1)[:, None].astype(np.float32)
+    counts = np.bincount(codes, minlength=len(centres))
+    moved = _sums(vectors, codes, len(centres)) / np.maximum(counts, 1)[:, None].astype(np.float32)
     empty = np.flatnonzero(counts == 0)
     if len(empty):
         farthest = np.argsort(-distances, kind="stable")[: len(empty)]
         moved[empty[: len(farthest)]] = vectors[farthest]
-    return np.asarray(moved, np.float32)
+    return moved
+
+
+def _balance(
+    vectors: NDArray[np.float32],
+    centres: NDArray[np.float32],
+    offsets: NDArray[np.float32],
+    scale: float,
+    steps: int,
+) -> NDArray[np.float32]:
+    """Raise the offsets of centres that are chosen too often, lower the others'.
+
+    How far is left to each centre: its step grows while the sign of its error stays and is halved when that turns
+    (Riedmiller and Braun, "A direct adaptive method for faster backpropagation learning: the RPROP algorithm", 1993).
+    """
+    k, wanted = len(centres), len(vectors) / len(centres)
+    closeness = vectors @ centres.T - 0.5 * np.einsum("kd,kd->k", centres, centres)
+    step, before = np.full(k, 0.1 * scale), np.zeros(k)
+    best, least = offsets, np.inf
+    for _ in range(steps + 1):
+        counts = np.bincount((closeness - 0.5 * offsets).argmax(axis=1), minlength=k)
+        error = float(np.square(counts - wanted).sum())
+        if error < least:
+            best, least = offsets, error
+        # One item more or less is as even as it gets.
+        sign = np.sign(np.where(np.abs(counts - wanted) < 1, 0, counts - wanted))
+        step *= np.where(sign * before < 0, 0.5, np.where(sign * before > 0, 1.2, 1.0))
+        before = sign
+        offsets = (offsets + step * sign).astype(np.float32)
+    return best - best.mean(dtype=np.float32)
