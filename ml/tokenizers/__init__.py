@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from ml.tokenizers.base import Tokenizer
 
 _KINDS = {
+    "prism": ("ml.tokenizers.prism", "PRISM"),
+    "prorec": ("ml.tokenizers.prorec", "PRORec"),
     "residual_kmeans": ("ml.tokenizers.residual_kmeans", "ResidualKMeans"),
     "rqvae": ("ml.tokenizers.rqvae", "RQVAE"),
+    "setrec": ("ml.tokenizers.setrec", "SETRec"),
 }
 
 

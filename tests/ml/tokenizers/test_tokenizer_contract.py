@@ -19,6 +19,26 @@ from tests.ml.tokenizers.samples import sample_items
 
 # Small enough to fit in a second; every kind has its line.
 _PARAMS: dict[str, dict[str, Any]] = {
+    "prism": {
+        "levels": 3,
+        "code_size": 8,
+        "hidden": [16],
+        "latent": 8,
+        "epochs": 20,
+        "warm_up": 10,
+        "batch": 64,
+        "lr": 0.01,
+    },
+    "prorec": {
+        "levels": 3,
+        "code_size": 8,
+        "hidden": [16],
+        "latent": 8,
+        "epochs": 20,
+        "warm_up": 10,
+        "batch": 64,
+        "lr": 0.01,
+    },
     "residual_kmeans": {"levels": 3, "code_size": 8},
     "rqvae": {
         "levels": 3,
@@ -28,6 +48,15 @@ _PARAMS: dict[str, dict[str, Any]] = {
         "epochs": 120,
         "warm_up": 20,
         "batch": 32,
+        "lr": 0.01,
+    },
+    "setrec": {
+        "levels": 3,
+        "code_size": 8,
+        "hidden": [16],
+        "latent": 8,
+        "epochs": 30,
+        "batch": 64,
         "lr": 0.01,
     },
 }
