@@ -175,7 +175,7 @@ class _Pull:
 
 
 def evidence(items: ItemData) -> NDArray[np.float32]:
-    """Return how far an item's behaviour is founded, between 0 and 1: ``w / (w + median)`` of its transitions' weight ``w``.
+    """Return how far an item's behaviour is founded, between 0 and 1: ``w / (w + mean)`` of its transitions' weight ``w``.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def evidence(items: ItemData) -> NDArray[np.float32]:
     if items.pairs is None:
         raise ArtifactError("there are no transitions of the items")
     weight = np.asarray(items.pairs.sum(axis=0) + items.pairs.sum(axis=1), np.float64).ravel()
-    middle = float(np.median(weight[weight > 0])) if (weight > 0).any() else 1.0
+    middle = float(np.mean(weight[weight > 0])) if (weight > 0).any() else 1.0
     return (weight / (weight + middle)).astype(np.float32)
 
 
