@@ -138,7 +138,7 @@ class PairedTokenizer(CodebookTokenizer):
             torch.manual_seed(seed)
             network = self._build(widths)
         if start is not None:
-            network.load_state_dict(start._trained().state_dict())
+            _continue(network, start._trained())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         rng = np.random.default_rng(seed)
         report = self._learn(
@@ -201,3 +201,12 @@ class PairedTokenizer(CodebookTokenizer):
         if self._network is None:
             raise ArtifactError(f"{self.kind}: not fitted yet")
         return self._network
+
+
+def _continue(network: PairedNetwork, start: PairedNetwork) -> None:
+    """Take over what another network has learnt."""
+    state = start.state_dict()
+    shapes = [{name: value.shape for name, value in part.items()} for part in (network.state_dict(), state)]
+    if shapes[0] != shapes[1]:
+        raise ArtifactError("the tokenizer to begin from has other widths of layers or of behaviour vectors")
+    network.load_state_dict(state)

@@ -107,7 +107,7 @@ class ResidualPairNetwork(PairedNetwork):
 
     def code_vectors(self, codes: Tensor) -> Tensor:
         """Return the sum of code vectors [n, latent] of codes [n, levels]."""
-        return self.books[torch.arange(len(self.books)), codes].sum(dim=1)
+        return self.books[torch.arange(len(self.books), device=codes.device), codes].sum(dim=1)
 
 
 def mlp(widths: list[int]) -> nn.Sequential:

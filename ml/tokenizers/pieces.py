@@ -323,10 +323,11 @@ def load_pieces(folder: Path) -> NGramPieces | LearntPieces:
         If the folder holds none.
     """
     kind = read_json(folder / CONFIG)["kind"]
-    found = {NGramPieces.kind: NGramPieces, LearntPieces.kind: LearntPieces}.get(kind)
-    if found is None:
-        raise ArtifactError(f"{folder}: unknown kind of pieces {kind!r}")
-    return found.load(folder)
+    if kind == NGramPieces.kind:
+        return NGramPieces.load(folder)
+    if kind == LearntPieces.kind:
+        return LearntPieces.load(folder)
+    raise ArtifactError(f"{folder}: unknown kind of pieces {kind!r}")
 
 
 def piece_hash(codes: NDArray[Any], start: int, seed: int) -> NDArray[np.uint64]:

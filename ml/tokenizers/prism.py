@@ -209,8 +209,9 @@ def category_nodes(items: ItemData, levels: int) -> tuple[NDArray[np.int64], lis
     if items.categories is None:
         raise ArtifactError("there are no categories of the items")
     paths = [tuple(path) for path in items.categories]
+    told = [path for path in paths if path]
     depth = 0
-    while len({path[: depth + 1] for path in paths}) == 1 and depth < len(paths[0]):
+    while told and len(told[0]) > depth and len({path[: depth + 1] for path in told}) == 1:
         depth += 1
     nodes = np.full((len(paths), levels), -1, np.int64)
     sizes = []

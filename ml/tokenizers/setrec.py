@@ -69,7 +69,7 @@ class _Network(PairedNetwork):
 
     def text_of(self, codes: Tensor) -> Tensor:
         """Return what the decoder makes of the text's tokens."""
-        chosen = self.books[torch.arange(1, self.tokens + 1), codes[:, 1:]]
+        chosen = self.books[torch.arange(1, self.tokens + 1, device=codes.device), codes[:, 1:]]
         decoded: Tensor = self.to_text(chosen.flatten(start_dim=1))
         return decoded
 

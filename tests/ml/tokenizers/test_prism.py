@@ -127,8 +127,7 @@ def test_nodes_by_hand() -> None:
     categories = [["all", "b", "x"], ["all", "a"], [], ["all", "a", "x"], ["all", "b", "x", "deep"]]
     named = ItemData(list("vwxyz"), categories=categories)
     nodes, sizes = category_nodes(named, 2)
-    # The item without a path keeps the root from being common to all.
-    assert (nodes.tolist(), sizes) == ([[0, 1], [0, 0], [-1, -1], [0, 0], [0, 1]], [1, 2])
+    assert (nodes.tolist(), sizes) == ([[1, 1], [0, -1], [-1, -1], [0, 0], [1, 1]], [2, 2])
     rooted = ItemData(list("vwxy"), categories=[path for path in categories if path])
     nodes, sizes = category_nodes(rooted, 3)
     assert (nodes.tolist(), sizes) == ([[1, 1, -1], [0, -1, -1], [0, 0, -1], [1, 1, 0]], [2, 2, 1])

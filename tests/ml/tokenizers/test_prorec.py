@@ -84,6 +84,8 @@ def test_a_warm_start_keeps_codes() -> None:
     kept, lost = ((t.encode(items)[:, 0] == old[:, 0]).mean() for t in (warm, cold))
     assert kept > 0.8
     assert kept > lost
+    with pytest.raises(ArtifactError, match="other widths"):
+        build("prorec", params | {"latent": 8}).fit(later, 1, start=first)
 
 
 def test_contrastive_loss_by_hand() -> None:
