@@ -91,6 +91,10 @@ class PairedNetwork(nn.Module):
         """Return codes int64 [n, levels]."""
 
     @abstractmethod
+    def code_vectors(self, codes: Tensor) -> Tensor:
+        """Return what codes [n, levels] look up, [n, d]."""
+
+    @abstractmethod
     def text_of(self, codes: Tensor) -> Tensor:
         """Return scaled vectors of the first space [n, w1] that codes [n, levels] stand for."""
 
@@ -155,6 +159,16 @@ class PairedTokenizer(CodebookTokenizer):
         for rows in torch.arange(len(items)).split(_ENCODE_ROWS):
             codes.append(network.codes(views.take(rows)).numpy().astype(np.int32))
         return np.concatenate(codes)
+
+    @torch.inference_mode()
+    def code_vectors(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return the vectors [n, d] that codes look up, of both spaces alike; `decode` turns them into the first space.
+
+        Neighbours among them are what `ml.tokenizers.domination.semantic_domination` is to be asked of.
+        """
+        network = self._trained()
+        found: NDArray[np.float32] = network.code_vectors(torch.from_numpy(codes.astype(np.int64))).numpy()
+        return found
 
     def save(self, folder: Path) -> None:
         """Write kind, parameters and tensors into an existing folder."""

@@ -67,10 +67,13 @@ class _Network(PairedNetwork):
         halves = 0.5 * self.books.square().sum(dim=2)
         return (torch.einsum("ntd,tkd->ntk", self.vectors(views), self.books) - halves).argmax(dim=2)
 
+    def code_vectors(self, codes: Tensor) -> Tensor:
+        """Return the tokens' code vectors end to end, [n, tokens * latent]."""
+        return self.books[torch.arange(len(self.books), device=codes.device), codes].flatten(start_dim=1)
+
     def text_of(self, codes: Tensor) -> Tensor:
         """Return what the decoder makes of the text's tokens."""
-        chosen = self.books[torch.arange(1, self.tokens + 1, device=codes.device), codes[:, 1:]]
-        decoded: Tensor = self.to_text(chosen.flatten(start_dim=1))
+        decoded: Tensor = self.to_text(self.code_vectors(codes)[:, self.width :])
         return decoded
 
 

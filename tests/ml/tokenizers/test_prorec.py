@@ -10,8 +10,10 @@ from scipy.special import log_softmax, softmax
 
 from ml.artifacts import ArtifactError
 from ml.tokenizers import build
+from ml.tokenizers.base import Scaler
+from ml.tokenizers.domination import semantic_domination
 from ml.tokenizers.items import ItemData
-from ml.tokenizers.prorec import info_nce, neighbourhood_loss
+from ml.tokenizers.prorec import PRORec, info_nce, neighbourhood_loss
 from tests.ml.tokenizers.samples import sample_items
 
 _PARAMS: dict[str, Any] = {
@@ -37,13 +39,19 @@ def _independent(n: int = 400) -> ItemData:
 
 
 def test_the_code_is_less_dominated_by_text_than_vectors_end_to_end() -> None:
-    report = build("prorec", _PARAMS).fit(_independent(), 0)
+    items, tokenizer = _independent(), build("prorec", _PARAMS)
+    report = tokenizer.fit(items, 0)
     unified, joined = (report["semantic_domination"][name] for name in ("unified", "concatenated"))
     assert joined["domination"] > 0.75
     assert unified["domination"] == pytest.approx(0.5, abs=0.12)
     assert unified["behaviour"] > 1.5 * joined["behaviour"]
     assert 0 < report["residual"] < 0.5
     assert 0 < report["residual_behaviour"] < 0.5
+    assert isinstance(tokenizer, PRORec)
+    again = tokenizer.code_vectors(tokenizer.encode(items))
+    assert semantic_domination(again, items.spaces["text"], items.spaces["behaviour"]) is not None
+    shifted = [Scaler.of(items.spaces[name]).apply(items.spaces[name]) for name in ("text", "behaviour")]
+    assert semantic_domination(again, *shifted) == unified
 
 
 def test_items_without_history_are_placed_by_their_text() -> None:

@@ -52,6 +52,9 @@ def test_each_token_is_rounded_to_its_own_code_book(fitted: SETRec, tmp_path: An
     for token in range(4):
         squares = ((vectors[:, token, None] - books[None, token]) ** 2).sum(axis=2)
         np.testing.assert_array_equal(fitted.encode(items)[:, token], squares.argmin(axis=1))
+    codes = fitted.encode(items)
+    looked_up = np.stack([books[token][codes[:, token]] for token in range(4)], axis=1)
+    np.testing.assert_array_equal(fitted.code_vectors(codes), looked_up.reshape(80, 24))
 
 
 def test_only_the_first_token_is_of_behaviour(fitted: SETRec) -> None:
