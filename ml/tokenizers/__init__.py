@@ -17,11 +17,14 @@ _KINDS = {
     "collaborative_index": ("ml.tokenizers.indexing.collaborative", "CollaborativeIndex"),
     "composite": ("ml.tokenizers.composite", "Composite"),
     "fsq": ("ml.tokenizers.fsq", "FSQ"),
+    "prism": ("ml.tokenizers.prism", "PRISM"),
     "product_quantization": ("ml.tokenizers.product_quantization", "ProductQuantization"),
+    "prorec": ("ml.tokenizers.prorec", "PRORec"),
     "random_index": ("ml.tokenizers.indexing.random", "RandomIndex"),
     "residual_kmeans": ("ml.tokenizers.residual_kmeans", "ResidualKMeans"),
     "rqvae": ("ml.tokenizers.rqvae", "RQVAE"),
     "sequential_index": ("ml.tokenizers.indexing.sequential", "SequentialIndex"),
+    "setrec": ("ml.tokenizers.setrec", "SETRec"),
 }
 
 
