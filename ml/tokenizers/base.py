@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol, Self
+from typing import Annotated, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,6 +125,23 @@ class Tokenizer(Protocol):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
+        ...
+
+
+@runtime_checkable
+class MultiIdentifier(Protocol):
+    """A tokenizer that gives an item several semantic IDs, one of which it is known by.
+
+    A generative recommender may be trained on all of them (MTGRec, arXiv:2504.04400); what is served is `encode`.
+    """
+
+    @property
+    def identifiers(self) -> int:
+        """How many, 1 or more."""
+        ...
+
+    def encode_all(self, items: ItemData) -> NDArray[np.int32]:
+        """Return the codes int32 [identifiers, n, levels] of items; the last [n, levels] are those of `encode`."""
         ...
 
 
