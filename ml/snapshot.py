@@ -109,7 +109,9 @@ def write_snapshot(marts: Path, semantic_ids: Path | None, vectors: Path | None,
     # Of an artefact only what is read: its report and its pages may tell of the clock.
     for name, folder, tensors in (("semantic_ids", semantic_ids, "codes"), ("vectors", vectors, "vectors")):
         if folder is not None:
-            sources |= {f"{name}/{file}": folder / file for file in (f"{tensors}.safetensors", "items.parquet")}
+            sources |= {
+                f"{name}/{file}": folder / file for file in (f"{tensors}.safetensors", "items.parquet")
+            }
     for path in sources.values():
         if not path.exists():
             raise ArtifactError(f"{path} does not exist")
