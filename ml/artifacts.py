@@ -251,6 +251,28 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
     return manifest
 
 
+def check_made_from(folder: Path, expected: Mapping[str, str]) -> Manifest:
+    """Return the birth certificate of ``folder`` if it names these inputs.
+
+    Parameters
+    ----------
+    folder
+        An artefact.
+    expected
+        Name of an input to the version that it must be.
+
+    Raises
+    ------
+    ArtifactError
+        If it was made from something else; the line says from what.
+    """
+    manifest = read_manifest(folder)
+    for name, version in expected.items():
+        if (found := manifest.inputs.get(name)) != version:
+            raise ArtifactError(f"{folder} was built on {name} {found or '(unknown)'}, not on {version}")
+    return manifest
+
+
 def is_complete(folder: Path) -> bool:
     """Tell whether ``folder`` holds a finished artefact."""
     return (folder / MANIFEST).is_file()

@@ -54,6 +54,8 @@ class Catalogue:
         int32 [n_items, levels], semantic IDs; rows of -1 where an item has none; levels may be 0.
     code_sizes
         Size of the code book of each level: every code of level ``l`` is below ``code_sizes[l]``.
+    tokenizer
+        Version of the tokenizer that gave the codes; None where there are none.
     """
 
     item_ids: list[str]
@@ -62,6 +64,7 @@ class Catalogue:
     vectors: NDArray[np.float32]
     codes: NDArray[np.int32]
     code_sizes: tuple[int, ...]
+    tokenizer: str | None = None
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -103,15 +106,17 @@ def write_snapshot(marts: Path, semantic_ids: Path | None, vectors: Path | None,
         If an input is missing, malformed, or names items that the catalogue lacks.
     """
     sources = {"user_histories": marts / "user_histories.parquet", "dim_items": marts / "dim_items.parquet"}
-    sources |= {
-        name: path
-        for name, path in (("semantic_ids", semantic_ids), ("vectors", vectors))
-        if path is not None
-    }
+    # Of an artefact only what is read: its report and its pages may tell of the clock.
+    for name, folder, tensors in (("semantic_ids", semantic_ids, "codes"), ("vectors", vectors, "vectors")):
+        if folder is not None:
+            sources |= {
+                f"{name}/{file}": folder / file for file in (f"{tensors}.safetensors", "items.parquet")
+            }
     for path in sources.values():
         if not path.exists():
             raise ArtifactError(f"{path} does not exist")
-    inputs = hash_inputs(sources)
+    made_by = _made_by(semantic_ids)
+    inputs = hash_inputs(sources) | ({"tokenizer": made_by} if made_by is not None else {})
     version = hash_json({"format": _FORMAT, **inputs})
     target = out / version
     if is_complete(target):
@@ -131,6 +136,7 @@ def write_snapshot(marts: Path, semantic_ids: Path | None, vectors: Path | None,
             "event_type_names": event_types,
             "code_sizes": catalogue.code_sizes,
             "semantic_ids": semantic_ids.name if semantic_ids else None,
+            "tokenizer": made_by,
             "vectors": vectors.name if vectors else None,
         }
         write_manifest(
@@ -169,6 +175,7 @@ def load_snapshot(folder: Path) -> Snapshot:
             arrays["vectors"],
             arrays["codes"],
             tuple(manifest.recipe["code_sizes"]),
+            manifest.recipe.get("tokenizer"),
         ),
         manifest,
     )
@@ -248,6 +255,7 @@ def _read_catalogue(dim_items: Path, semantic_ids: Path | None, vectors: Path | 
         _aligned(vectors, "vectors", item_ids, np.float32(0)),
         codes,
         _code_sizes(semantic_ids, codes),
+        _made_by(semantic_ids),
     )
 
 
@@ -269,6 +277,13 @@ def _aligned(
     out = np.full((len(item_ids), rows.shape[1]), fill)
     out[place.drop_null().to_numpy()] = rows[known]
     return out
+
+
+def _made_by(semantic_ids: Path | None) -> str | None:
+    if semantic_ids is None or not is_complete(semantic_ids):
+        return None
+    made_by: str | None = read_manifest(semantic_ids).recipe.get("tokenizer")
+    return made_by
 
 
 def _code_sizes(semantic_ids: Path | None, codes: NDArray[np.int32]) -> tuple[int, ...]:

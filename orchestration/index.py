@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ml.artifacts import (
     ArtifactError,
     Manifest,
+    check_made_from,
     current,
     hash_file,
     hash_folder,
@@ -78,12 +79,13 @@ def load_champion(settings: Settings) -> Champion:
     Raises
     ------
     ArtifactError
-        If there is no champion, or a part of it is missing.
+        If there is no champion, a part of it is missing, or the model was not trained on its snapshot.
     """
     from ml.recommenders import load_recommender
 
     decision = read_decision(settings)
     model, snapshot_folder = settings.home / decision["model"], settings.home / decision["snapshot"]
+    check_made_from(model, {"snapshot": snapshot_folder.name})
     catalogue = load_snapshot(snapshot_folder).catalogue
     # Items that landed after the champion's snapshot are unknown to it and wait for the next retrain.
     user_ids, histories, _ = read_histories(
@@ -132,6 +134,7 @@ def build_trie(settings: Settings) -> tuple[Path, int]:
 
     snapshot = settings.home / read_decision(settings)["snapshot"]
     catalogue = load_snapshot(snapshot).catalogue
+    inputs = {"snapshot": snapshot.name, "tokenizer": str(catalogue.tokenizer)}
     trie = build(catalogue.codes, catalogue.code_sizes)
     version = hash_json(["trie", snapshot.name])
     folder = settings.tries / version
@@ -141,18 +144,25 @@ def build_trie(settings: Settings) -> tuple[Path, int]:
         }
         with publish(folder) as staging:
             save_file(tensors | {"items": trie.items}, staging / "trie.safetensors")
-            write_manifest(
-                staging, Manifest(kind="trie", version=version, inputs={"snapshot": snapshot.name})
-            )
+            write_manifest(staging, Manifest(kind="trie", version=version, inputs=inputs))
     set_current(settings.tries, version)
     return folder, sum(len(codes) for codes in trie.codes)
 
 
 def publish_recommendations(settings: Settings) -> Published:
-    """Write every user's list, then point the service at model, index and lists together."""
-    champion, index = load_champion(settings), current(settings.index)
+    """Write every user's list, then point the service at model, index and lists together.
+
+    Raises
+    ------
+    ArtifactError
+        If the live index or trie was built for another champion; what was published stays.
+    """
+    champion, index, trie = load_champion(settings), current(settings.index), current(settings.tries)
+    model = hash_folder(champion.model)
+    check_made_from(index, {"model": model, "snapshot": champion.snapshot.name})
+    check_made_from(trie, {"snapshot": champion.snapshot.name})
     lists = settings.marts / "user_histories.parquet"
-    inputs = {"model": hash_folder(champion.model), "user_histories": hash_file(lists), "index": index.name}
+    inputs = {"model": model, "user_histories": hash_file(lists), "index": index.name}
     version = hash_json(["recommendations", inputs, settings.recommendations_k])
     folder = settings.recommendations / version
     if not is_complete(folder):
@@ -171,7 +181,7 @@ def publish_recommendations(settings: Settings) -> Published:
             "model": str(champion.model.relative_to(settings.home)),
             "snapshot": str(champion.snapshot.relative_to(settings.home)),
             "index": str(index.relative_to(settings.home)),
-            "trie": str(current(settings.tries).relative_to(settings.home)),
+            "trie": str(trie.relative_to(settings.home)),
             "recommendations": str(folder.relative_to(settings.home)),
             "popular": popular_items(champion, 500),
             "as_of": settings.now().isoformat() if settings.clock == "logs" else None,

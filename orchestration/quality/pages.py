@@ -69,7 +69,7 @@ def result_page(report: QualityReport, result: Any) -> str:
     for pattern, replacement in ((_SIDEBAR_TOOLS, ""), (_DETAILS, ""), (_SUITE_LINK, r"\1")):
         content = pattern.sub(replacement, content, count=1)
     title = f"{report.suite} · {report.batch}"
-    return _frame(title, f'<p><a href="../index.html">All data docs</a></p>{_verdict(report)}{content}')
+    return frame(title, f'<p><a href="../index.html">All data docs</a></p>{_verdict(report)}{content}')
 
 
 def index_page(docs: Path) -> str:
@@ -92,7 +92,7 @@ def index_page(docs: Path) -> str:
             f"<h2>{escape(folder.name)}</h2>{trend_table(merged(records[::-1]))}"
             f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{older}"
         )
-    return _frame("Data docs", "".join(sections))
+    return frame("Data docs", "".join(sections))
 
 
 def _row(record: dict[str, Any]) -> str:
@@ -149,7 +149,8 @@ def _escaped(value: Any) -> Any:
     return value
 
 
-def _frame(title: str, body: str) -> str:
+def frame(title: str, body: str) -> str:
+    """Return a page of ours that needs nothing beside it; ``body`` is HTML, ``title`` is not."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{escape(title)} · Tessera</title><style>{_STYLE}</style></head>"

@@ -184,6 +184,43 @@ class ReferenceThresholds(_Strict):
     feature_entities: Limit
 
 
+class Bounds(_Strict):
+    """The last values that pass without a warning and without an error; None for any."""
+
+    warning: float | None
+    error: float | None
+
+
+class SemanticIdThresholds(_Strict):
+    """A version of semantic IDs.
+
+    Parameters
+    ----------
+    distinct
+        Share of items with different codes before de-duplication, at least.
+    largest_collision
+        Share of items in the fullest tuple, at most.
+    dead_codes
+        Share of a level's codes that no item has, at most.
+    reconstruction_error
+        Share of the vectors' variance that decoding misses, at most.
+    overlap
+        Neighbours in common by codes and by vectors, as a multiple of chance, at least.
+    purity
+        Purity of prefixes in categories above that of shuffled ones, at least.
+    churn
+        Share of kept items whose ID changed, at most.
+    """
+
+    distinct: Bounds
+    largest_collision: Bounds
+    dead_codes: Bounds
+    reconstruction_error: Bounds
+    overlap: Bounds
+    purity: Bounds
+    churn: Bounds
+
+
 class Thresholds(_Strict):
     """All of them."""
 
@@ -191,6 +228,7 @@ class Thresholds(_Strict):
     items: ItemThresholds
     features: FeatureThresholds
     references: ReferenceThresholds
+    semantic_ids: SemanticIdThresholds
     contract: dict[str, dict[str, _Level]]
 
 

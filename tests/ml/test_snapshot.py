@@ -40,7 +40,9 @@ def write_ids(folder: Path) -> Path:
     folder.mkdir()
     pq.write_table(pa.table({"item_id": ["m", "gone", "a"]}), folder / "items.parquet")
     save_file({"codes": np.array([[1, 0], [7, 9], [3, 2]], dtype=np.int32)}, folder / "codes.safetensors")
-    write_manifest(folder, Manifest(kind="semantic_ids", version="v", recipe={"code_sizes": [16]}))
+    write_manifest(
+        folder, Manifest(kind="semantic_ids", version="v", recipe={"code_sizes": [16], "tokenizer": "t1"})
+    )
     return folder
 
 
@@ -74,6 +76,12 @@ def test_snapshot_comes_back(tmp_path: Path) -> None:
     assert catalogue.code_sizes == (16, 3)
     assert told.manifest.metrics["events"] == 3
     assert told.manifest.recipe["semantic_ids"] == "ids"
+    assert catalogue.tokenizer == told.manifest.inputs["tokenizer"] == "t1"
+    # What a report says of the clock is no content; which tokenizer gave the codes is.
+    (ids / "report.html").write_text("took 3 s")
+    assert write_snapshot(marts, ids, vectors, tmp_path / "snapshots") == folder
+    write_manifest(ids, Manifest(kind="semantic_ids", version="v", recipe={"tokenizer": "t2"}))
+    assert write_snapshot(marts, ids, vectors, tmp_path / "snapshots") != folder
 
 
 def test_snapshot_is_named_by_its_content(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 from feature_marts import day, row, write_activity, write_stats
 
-from ml.artifacts import write_json
+from ml.artifacts import Manifest, hash_folder, write_json, write_manifest
 from serving.app import create_app, create_app_from_env
 from serving.engine import Engine, EngineError
 from serving.features import UserFeatures
@@ -200,6 +200,8 @@ def test_from_marts_to_an_answer(tmp_path: Path) -> None:
     champion.fit(split(snapshot.histories, "full"), snapshot.catalogue, seed=0)
     (tmp_path / "model").mkdir()
     champion.save(tmp_path / "model")
+    made_from = {"snapshot": snapshot.manifest.version}
+    write_manifest(tmp_path / "model", Manifest(kind="model", version="m", inputs=made_from))
     apply_definitions(tmp_path)
     materialize(tmp_path, day(4))
     fields = {"model": "model", "snapshot": f"snapshots/{snapshot.folder.name}", "popular": ["i3", "i1"]}
@@ -220,6 +222,75 @@ def test_from_marts_to_an_answer(tmp_path: Path) -> None:
     assert (late["source"], late["reason"]) == ("popular", "history is 802.0 days old, older than 730")
     # These logs ended long ago: without a time of their own, real time makes every history too old.
     assert answer("u0")["source"] == "popular"
+
+
+def test_parts_that_were_not_built_on_each_other_are_refused(tmp_path: Path) -> None:
+    from ml.evaluation.splits import split
+    from ml.index import IndexSpec, build_index, publish_index
+    from ml.recommenders import build
+    from ml.snapshot import load_snapshot, write_snapshot
+    from serving.feature_store import apply_definitions
+
+    _write_histories(tmp_path, {"u0": ["i1", "i2"], "u1": ["i1", "i3"]})
+    snapshot = load_snapshot(write_snapshot(tmp_path / "marts", None, None, tmp_path / "snapshots"))
+    other = load_snapshot(_another_snapshot(tmp_path))
+    champion = build({"kind": "transitions"})
+    champion.fit(split(snapshot.histories, "full"), snapshot.catalogue, seed=0)
+    names = {"of": snapshot.folder.name, "other": other.folder.name}
+    for name, made_from in names.items():
+        (tmp_path / f"model-{name}").mkdir()
+        champion.save(tmp_path / f"model-{name}")
+        write_json(tmp_path / f"model-{name}" / "told.json", name)
+        (tmp_path / f"trie-{name}").mkdir()
+        for kind in ("model", "trie"):
+            manifest = Manifest(kind=kind, version=name, inputs={"snapshot": made_from})
+            write_manifest(tmp_path / f"{kind}-{name}", manifest)
+    spec, vectors = IndexSpec(factory="Flat"), np.eye(4, dtype=np.float32)
+    index = {
+        (model, made_from): publish_index(
+            tmp_path / "index",
+            build_index(vectors, spec),
+            spec,
+            vectors,
+            {"model": hash_folder(tmp_path / f"model-{model}"), "snapshot": names[made_from]},
+            {},
+        )
+        for model in names
+        for made_from in names
+    }
+    apply_definitions(tmp_path)
+
+    def load(model: str = "of", trie: str = "of", built_on: tuple[str, str] = ("of", "of")) -> Engine:
+        publish(
+            tmp_path,
+            model=f"model-{model}",
+            snapshot=f"snapshots/{names['of']}",
+            trie=f"trie-{trie}",
+            index=f"index/{index[built_on].name}",
+        )
+        return load_engine(tmp_path)
+
+    assert load().versions["index"] == f"index/{index['of', 'of'].name}"
+    unlike = f"was built on snapshot {names['other']}, not on {names['of']}"
+    with pytest.raises(EngineError, match=f"model-other {unlike}"):
+        load(model="other")
+    with pytest.raises(EngineError, match=f"trie-other {unlike}"):
+        load(trie="other")
+    with pytest.raises(EngineError, match=unlike):
+        load(built_on=("of", "other"))
+    with pytest.raises(EngineError, match="was built on model"):
+        load(built_on=("other", "of"))
+
+
+def _another_snapshot(home: Path) -> Path:
+    from ml.snapshot import write_snapshot
+
+    marts = home / "marts"
+    histories = pq.read_table(marts / "user_histories.parquet")
+    (home / "later").mkdir()
+    pq.write_table(histories.slice(0, 2), home / "later" / "user_histories.parquet")
+    pq.write_table(pq.read_table(marts / "dim_items.parquet"), home / "later" / "dim_items.parquet")
+    return write_snapshot(home / "later", None, None, home / "snapshots")
 
 
 def _write_histories(home: Path, users: dict[str, list[str]]) -> None:

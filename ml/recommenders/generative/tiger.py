@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ml.snapshot import Catalogue
 
-_SIZES = "code_sizes.json"
+_BUILT_ON = "semantic_ids.json"
 # Hypotheses that are scored at a time: more would not be faster, and take memory.
 _HYPOTHESES = 1 << 13
 
@@ -98,6 +98,7 @@ class Tiger:
         self.params = params
         self._network: Network | None = None
         self._trie: Trie | None = None
+        self._tokenizer: str | None = None
 
     def fit(self, split: Split, catalogue: Catalogue, seed: int) -> dict[str, Any]:
         """Train; the weights kept are those of the best look. See `ml.recommenders.base.Recommender.fit`.
@@ -150,7 +151,8 @@ class Tiger:
         save_file(
             {name: value.cpu().contiguous() for name, value in network.state_dict().items()}, folder / WEIGHTS
         )
-        write_json(folder / _SIZES, list(network.shape.code_sizes))
+        built_on = {"tokenizer": self._tokenizer, "code_sizes": network.shape.code_sizes}
+        write_json(folder / _BUILT_ON, built_on)
         write_config(folder, self)
 
     @classmethod
@@ -160,10 +162,16 @@ class Tiger:
         Raises
         ------
         ArtifactError
-            If the weights cannot be read, or if the catalogue's semantic IDs are of another shape.
+            If the weights cannot be read, or if the catalogue's semantic IDs are by another tokenizer or of another
+            shape.
         """
         made = cls(read_params(folder, TigerParams))
-        sizes = tuple(read_json(folder / _SIZES))
+        built_on = read_json(folder / _BUILT_ON)
+        if catalogue.tokenizer != built_on["tokenizer"]:
+            raise ArtifactError(
+                f"{folder} was trained on semantic IDs of tokenizer {built_on['tokenizer']}, not {catalogue.tokenizer}"
+            )
+        sizes = tuple(built_on["code_sizes"])
         # The last level may have grown with the catalogue; the others belong to the tokenizer.
         if catalogue.code_sizes[:-1] != sizes[:-1]:
             raise ArtifactError(
@@ -197,6 +205,7 @@ class Tiger:
             params.causal,
             params.merge,
         )
+        self._tokenizer = catalogue.tokenizer
         self._trie = build_trie(catalogue.codes, sizes)
         self._network = Network(shape, torch.from_numpy(catalogue.codes.astype(np.int64)))
 

@@ -4,56 +4,74 @@ from __future__ import annotations
 
 import dagster as dg
 
-from ml.artifacts import current, read_json, read_manifest
+from ml.artifacts import current, read_manifest
+from ml.tokenizers.lifecycle import load_semantic_ids
 from orchestration.defs.features.assets import FEAST_POOL, online_features
 from orchestration.defs.vectors.assets import item_fused_vectors
 from orchestration.failures import RETRY, one_line_failures
-from orchestration.metadata import bar_plot, table
-from orchestration.semantic_ids import assign, fit, write_feature_rows
+from orchestration.metadata import picture, table
+from orchestration.quality_checks import EXPECTATIONS, check_semantic_ids
+from orchestration.semantic_id_page import plots
+from orchestration.semantic_ids import PAGE, assign, fit, write_feature_rows
 from orchestration.settings import get_settings
 from serving.materialize import materialize
 
 
-@dg.asset(group_name="semantic_ids", kinds={"torch"}, deps=[item_fused_vectors], retry_policy=RETRY)
+@dg.asset(
+    group_name="semantic_ids",
+    kinds={"torch"},
+    deps=[item_fused_vectors],
+    retry_policy=RETRY,
+    check_specs=[dg.AssetCheckSpec(EXPECTATIONS, asset="tokenizer", blocking=True)],
+)
 def tokenizer() -> dg.MaterializeResult:
-    """Codebooks fitted to the item vectors; frozen until the next retrain."""
+    """Codebooks fitted to the item vectors; live, and frozen until the next retrain, if what they give passes."""
     settings = get_settings()
     with one_line_failures():
-        folder = fit(settings)
-    manifest = read_manifest(folder)
+        judged = fit(settings)
+    manifest = read_manifest(judged.folder)
     return dg.MaterializeResult(
         metadata={
             "version": manifest.version,
             "recipe": manifest.recipe,
             "metrics": manifest.metrics,
-            "path": dg.MetadataValue.path(str(folder)),
+            "churn": judged.report["churn"],
+            "report_page": dg.MetadataValue.path(str(judged.ids / PAGE)),
+            "path": dg.MetadataValue.path(str(judged.folder)),
         },
+        check_results=[check_semantic_ids(judged.verdict, "tokenizer")],
         data_version=dg.DataVersion(manifest.version),
     )
 
 
 @dg.asset(
-    group_name="semantic_ids", kinds={"numpy"}, deps=[item_fused_vectors, tokenizer], retry_policy=RETRY
+    group_name="semantic_ids",
+    kinds={"numpy"},
+    deps=[item_fused_vectors, tokenizer],
+    retry_policy=RETRY,
+    check_specs=[dg.AssetCheckSpec(EXPECTATIONS, asset="semantic_ids", blocking=True)],
 )
 def semantic_ids() -> dg.MaterializeResult:
     """A semantic ID for every item: old ones keep theirs, new ones are encoded by the frozen codebooks."""
     settings = get_settings()
     with one_line_failures():
-        folder = assign(settings)
-        write_feature_rows(settings, folder)
-    manifest, report = read_manifest(folder), read_json(folder / "report.json")
-    levels = {f"level {n}": float(level["perplexity"]) for n, level in enumerate(report["levels"])}
+        judged = assign(settings)
+        if judged.verdict.passed:
+            write_feature_rows(settings, judged.folder)
+    report, folder = judged.report, judged.folder
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": report["full_ids"]["items"],
             "before_deduplication": report["uniqueness"],
             "levels": table(report["levels"]),
-            "perplexity": bar_plot(levels, "Codes in effective use, by level", "perplexity"),
+            "plots": picture(plots(report, load_semantic_ids(folder).codes[:, :-1]), "Semantic IDs"),
             "report": report,
-            "version": manifest.version,
+            "report_page": dg.MetadataValue.path(str(folder / PAGE)),
+            "version": folder.name,
             "path": dg.MetadataValue.path(str(folder)),
         },
-        data_version=dg.DataVersion(manifest.version),
+        check_results=[check_semantic_ids(judged.verdict, "semantic_ids")],
+        data_version=dg.DataVersion(folder.name),
     )
 
 

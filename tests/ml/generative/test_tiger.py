@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,14 @@ def test_what_cannot_be_trained_or_loaded_is_said(parts: Split, tmp_path: Path) 
     other = Catalogue(other.item_ids, other.titles, other.categories, other.vectors, other.codes, (8, 4, 3))
     with pytest.raises(ArtifactError, match=r"sizes \(4, 4, 3\), not \(8, 4, 3\)"):
         Tiger.load(tmp_path, other)
+    refitted = replace(make_catalogue(), tokenizer="newer")
+    with pytest.raises(ArtifactError, match="semantic IDs of tokenizer None, not newer"):
+        Tiger.load(tmp_path, refitted)
+    tiger.fit(parts, refitted, 0)
+    tiger.save(tmp_path)
+    Tiger.load(tmp_path, refitted)
+    with pytest.raises(ArtifactError, match="semantic IDs of tokenizer newer, not newest"):
+        Tiger.load(tmp_path, replace(refitted, tokenizer="newest"))
     (tmp_path / "weights.safetensors").write_bytes(b"cut")
     with pytest.raises(ArtifactError, match=r"weights.safetensors cannot be read"):
-        Tiger.load(tmp_path, make_catalogue())
+        Tiger.load(tmp_path, refitted)

@@ -93,6 +93,11 @@ def test_publication_round_trip_and_truncated_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored, vectors)
     np.testing.assert_array_equal(search(loaded, vectors[:5], 3)[0], search(index, vectors[:5], 3)[0])
     assert manifest.inputs["model"] == "abc"
+    assert load_index(folder, {"model": "abc"})[2] == manifest
+    with pytest.raises(ArtifactError, match="was built on model abc, not on xyz"):
+        load_index(folder, {"model": "xyz"})
+    with pytest.raises(ArtifactError, match=r"was built on snapshot \(unknown\), not on s"):
+        load_index(folder, {"snapshot": "s"})
     file = folder / "index.faiss"
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(ArtifactError, match="differs from what was published"):

@@ -1,14 +1,25 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ml.artifacts import ArtifactError, current, read_json, read_manifest
+from ml import tokenizers
+from ml.artifacts import ArtifactError, current, read_json, read_manifest, write_manifest
 from ml.tokenizers.items import ItemData
-from ml.tokenizers.lifecycle import assign_semantic_ids, fit_tokenizer, load_semantic_ids, load_tokenizer
+from ml.tokenizers.lifecycle import (
+    assign_semantic_ids,
+    fit_tokenizer,
+    load_semantic_ids,
+    load_tokenizer,
+    make_live,
+)
+from ml.tokenizers.residual_kmeans import ResidualKMeans
 
 _PARAMS = {"levels": 2, "code_size": 4}
 
@@ -23,6 +34,11 @@ def _items(vectors: np.ndarray, ids: list[str] | None = None, **known: object) -
 
 def _ids(n: int = 30) -> list[str]:
     return [f"i{place:03}" for place in range(n)]
+
+
+def _by_item(folder: Path) -> dict[str, tuple[int, ...]]:
+    ids = load_semantic_ids(folder)
+    return {item: tuple(row) for item, row in zip(ids.item_ids, ids.codes.tolist(), strict=True)}
 
 
 @pytest.fixture
@@ -40,7 +56,7 @@ def test_fitting_the_same_again_finds_it(tokenizer: Path) -> None:
     )
     assert (tokenizer / "manifest.json").read_bytes() == before
     assert fit_tokenizer(_items(_vectors()), "residual_kmeans", _PARAMS, 1, {}, out) != tokenizer
-    assert read_manifest(tokenizer).inputs == {"fused": "abc"}
+    assert read_manifest(tokenizer).inputs == {"fused": "abc", "items": _items(_vectors()).hash}
 
 
 def test_unknown_items_take_no_part_in_fitting(tmp_path: Path) -> None:
@@ -57,6 +73,9 @@ def test_ids_are_distinct_readable_and_reported(tokenizer: Path, tmp_path: Path)
     spaces = {"fused": vectors, "text": np.concatenate([vectors[:20], np.zeros_like(vectors[20:])])}
     items = ItemData(_ids(), spaces, [["a"], ["b"]] * 15)
     folder = assign_semantic_ids(tokenizer, items, None, tmp_path / "ids")
+    with pytest.raises(ArtifactError, match="no live version"):
+        current(tmp_path / "ids")
+    make_live(folder)
     assert current(tmp_path / "ids") == folder
     ids = load_semantic_ids(folder)
     assert ids.item_ids == _ids()
@@ -74,7 +93,10 @@ def test_ids_are_distinct_readable_and_reported(tokenizer: Path, tmp_path: Path)
     assert figures["items_without_vector"] == 1
     assert len(figures["levels"]) == 2
     assert 0 < figures["reconstruction_error"] < 1
-    assert 0 < figures["neighbour_overlap@10"]["text"] <= 1
+    assert 0 < figures["neighbour_overlap@10"]["text"]["codes"] <= 1
+    assert 0 < figures["neighbour_overlap@10"]["text"]["decoded"] <= 1
+    assert figures["training_seconds"] > 0
+    assert figures["encoded_per_second"] > 0
     assert "behaviour" not in figures["neighbour_overlap@10"]
     assert set(figures["prefix_purity"]) == {"prefix_1", "prefix_2"}
     assert figures["churn"] is None
@@ -95,7 +117,14 @@ def test_ids_are_frozen_and_new_items_appended(tokenizer: Path, tmp_path: Path) 
     assert after.codes[25, 2] > before.codes[2, 2]
     assert after.code_sizes == before.code_sizes
     figures = read_json(second / "report.json")
-    assert figures["churn"] == {"kept": 20, "added": 10, "removed": 0, "changed": 0}
+    assert figures["churn"] == {
+        "kept": 20,
+        "added": 10,
+        "removed": 0,
+        "changed": 0,
+        "first_code": 0,
+        "neighbourhood": 0,
+    }
     assert figures["share_outdated"] > 0.3
 
 
@@ -104,11 +133,11 @@ def test_a_new_tokenizer_starts_anew_and_says_what_changed(tokenizer: Path, tmp_
     first = assign_semantic_ids(tokenizer, _items(_vectors()), None, out)
     other = fit_tokenizer(_items(_vectors()), "residual_kmeans", _PARAMS, 7, {}, tokenizer.parent)
     second = assign_semantic_ids(other, _items(_vectors()), first, out)
-    np.testing.assert_array_equal(
-        load_semantic_ids(second).codes[:, :2], load_tokenizer(other).encode(_items(_vectors()))
-    )
+    codes = _by_item(second)
+    for item, row in zip(_ids(), load_tokenizer(other).encode(_items(_vectors())), strict=True):
+        assert codes[item][:2] == tuple(row)
     assert read_json(second / "report.json")["churn"]["changed"] > 0.3
-    with pytest.raises(ArtifactError, match=f"made by tokenizer {tokenizer.name}, not by {other.name}"):
+    with pytest.raises(ArtifactError, match=f"built on tokenizer {tokenizer.name}, not on {other.name}"):
         load_semantic_ids(first, other.name)
     assert load_semantic_ids(second, other.name).tokenizer == other.name
 
@@ -131,3 +160,138 @@ def test_wrong_folders_are_named(tokenizer: Path, tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "nothing")
     with pytest.raises(ArtifactError, match="width 5"):
         assign_semantic_ids(tokenizer, _items(_vectors()[:, :5]), None, tmp_path / "ids")
+
+
+@settings(max_examples=25, deadline=None)
+@given(nights=st.lists(st.lists(st.tuples(st.integers(0, 24), st.integers(0, 5)), max_size=12), max_size=4))
+def test_any_nights_keep_every_old_id_and_all_ids_distinct(
+    nights: list[list[tuple[int, int]]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Each night names items with one of six vectors: they come, stay, change, leave, come back, and collide."""
+    folder = tmp_path_factory.mktemp("nights")
+    fitted = fit_tokenizer(_items(_vectors()), "residual_kmeans", _PARAMS, 0, {}, folder / "tokenizers")
+    books = load_tokenizer(fitted)
+    known: dict[str, tuple[int, ...]] = {}
+    live = None
+    for night in nights:
+        seen = dict(night)
+        vectors = _vectors()[list(seen.values())].reshape(len(seen), 6)
+        items = _items(vectors, [f"i{n:03}" for n in seen])
+        live = assign_semantic_ids(fitted, items, live, folder / "ids")
+        found = _by_item(live)
+        assert found.keys() == known.keys() | set(items.item_ids)
+        assert known.items() <= found.items()
+        assert len(set(found.values())) == len(found)
+        for item, codes in zip(items.item_ids, books.encode(items).tolist(), strict=True):
+            assert item in known or found[item][:-1] == tuple(codes)
+        known = found
+
+
+class Nearest(ResidualKMeans):
+    """A family that keeps the code books it begins from, and can tell several IDs of an item."""
+
+    kind = "nearest"
+    identifiers = 3
+
+    def _fit(self, scaled, items, seed, start):  # type: ignore[no-untyped-def]
+        if start is None:
+            return super()._fit(scaled, items, seed, None)
+        self._books = start._books
+        return {"begun": True}
+
+    def encode_all(self, items: ItemData) -> np.ndarray:
+        codes = self.encode(items)
+        return np.stack([np.zeros_like(codes), codes[:, ::-1], codes])
+
+
+@pytest.fixture
+def nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tokenizers._KINDS, "nearest", (__name__, "Nearest"))
+
+
+@pytest.mark.usefixtures("nearest")
+def test_a_warm_start_changes_few_ids_and_says_what_it_began_from(tmp_path: Path) -> None:
+    out = tmp_path / "tokenizers"
+    some, every = _items(_vectors()[:20], _ids()[:20]), _items(_vectors())
+    first = fit_tokenizer(some, "nearest", _PARAMS, 0, {}, out)
+    before = assign_semantic_ids(first, some, None, tmp_path / "ids")
+    cold = fit_tokenizer(every, "nearest", _PARAMS, 0, {}, out)
+    warm = fit_tokenizer(every, "nearest", _PARAMS, 0, {}, out, start=first)
+    assert len({first, cold, warm}) == 3
+    assert read_manifest(cold).recipe["start"] is None
+    assert read_manifest(warm).recipe["start"] == first.name
+    assert read_manifest(warm).metrics["begun"]
+    churn = {
+        name: read_json(assign_semantic_ids(folder, every, before, tmp_path / "ids") / "report.json")["churn"]
+        for name, folder in (("cold", cold), ("warm", warm))
+    }
+    assert churn["warm"] == {
+        "kept": 20,
+        "added": 10,
+        "removed": 0,
+        "changed": 0,
+        "first_code": 0,
+        "neighbourhood": 0,
+    }
+    assert churn["cold"]["changed"] > 0.3
+    assert churn["cold"]["neighbourhood"] > 0
+
+
+@pytest.mark.usefixtures("nearest")
+def test_what_cannot_be_begun_from_is_passed_over(tmp_path: Path) -> None:
+    out, items = tmp_path / "tokenizers", _items(_vectors())
+    narrow = fit_tokenizer(_items(_vectors()[:, :5]), "nearest", _PARAMS, 0, {}, out)
+    other_size = fit_tokenizer(items, "nearest", _PARAMS | {"code_size": 5}, 0, {}, out)
+    other_kind = fit_tokenizer(items, "residual_kmeans", _PARAMS, 0, {}, out)
+    cold = fit_tokenizer(items, "nearest", _PARAMS, 0, {}, out)
+    for start in (narrow, other_size, other_kind):
+        assert fit_tokenizer(items, "nearest", _PARAMS, 0, {}, out, start) == cold
+
+
+@pytest.mark.usefixtures("nearest")
+def test_fitting_again_from_its_own_result_is_that_result(tmp_path: Path) -> None:
+    first = fit_tokenizer(_items(_vectors()[:20]), "nearest", _PARAMS, 0, {}, tmp_path)
+    warm = fit_tokenizer(_items(_vectors()), "nearest", _PARAMS, 0, {}, tmp_path, first)
+    assert fit_tokenizer(_items(_vectors()), "nearest", _PARAMS, 0, {}, tmp_path, warm) == warm
+    assert fit_tokenizer(_items(_vectors()), "nearest", _PARAMS, 1, {}, tmp_path, warm) != warm
+
+
+def test_equal_codes_of_a_new_tokenizer_keep_the_whole_id(tokenizer: Path, tmp_path: Path) -> None:
+    """A new item that sorts before an old one must not push it to another de-duplicating code."""
+    out = tmp_path / "ids"
+    twins = np.repeat(_vectors(2), 3, axis=0)
+    first = assign_semantic_ids(tokenizer, _items(twins, ["b", "c", "d", "e", "f", "g"]), None, out)
+    items = _items(np.concatenate([_vectors(1), twins[1:]]), ["a", "c", "d", "e", "f", "g"])
+    again = fit_tokenizer(_items(_vectors()), "residual_kmeans", _PARAMS, 0, {}, tmp_path / "other")
+    renamed = tmp_path / "tokenizers" / "same-books"
+    shutil.copytree(again, renamed)
+    write_manifest(renamed, read_manifest(again).model_copy(update={"version": "same-books"}))
+    second = assign_semantic_ids(renamed, items, first, out)
+    before, after = _by_item(first), _by_item(second)
+    assert "b" not in after
+    assert {item: after[item] for item in "cdefg"} == {item: before[item] for item in "cdefg"}
+    assert len(set(after.values())) == 6
+
+
+@pytest.mark.usefixtures("nearest")
+def test_every_identifier_is_distinct_and_frozen(tmp_path: Path) -> None:
+    fitted = fit_tokenizer(_items(_vectors()), "nearest", _PARAMS, 0, {}, tmp_path / "tokenizers")
+    first = assign_semantic_ids(fitted, _items(_vectors()[:20], _ids()[:20]), None, tmp_path / "ids")
+    # Tomorrow the first five have left.
+    second = assign_semantic_ids(fitted, _items(_vectors()[5:], _ids()[5:]), first, tmp_path / "ids")
+    before, after = load_semantic_ids(first), load_semantic_ids(second)
+    assert before.identifiers is not None
+    assert after.identifiers is not None
+    assert after.identifiers.shape == (3, 30, 3)
+    np.testing.assert_array_equal(after.identifiers[:, :20], before.identifiers)
+    np.testing.assert_array_equal(after.identifiers[-1], after.codes)
+    assert [len(np.unique(codes, axis=0)) for codes in after.identifiers] == [30, 30, 30]
+    np.testing.assert_array_equal(after.identifiers[0, :, 2], np.arange(30))
+    np.testing.assert_array_equal(after.identifiers[1, :, :2], after.codes[:, 1::-1])
+    assert (after.identifiers.max(axis=(0, 1)) < after.code_sizes).all()
+
+
+def test_one_identifier_is_told_once(tokenizer: Path, tmp_path: Path) -> None:
+    folder = assign_semantic_ids(tokenizer, _items(_vectors()), None, tmp_path / "ids")
+    assert load_semantic_ids(folder).identifiers is None
+    assert not (folder / "identifiers.safetensors").exists()

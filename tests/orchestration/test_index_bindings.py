@@ -1,0 +1,122 @@
+"""What is published together was built together: a champion's index, trie and snapshot are its own."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ml.artifacts import (
+    ArtifactError,
+    Manifest,
+    current,
+    hash_folder,
+    read_json,
+    read_manifest,
+    set_current,
+    write_json,
+    write_manifest,
+)
+from ml.evaluation.splits import split
+from ml.index import IndexSpec, build_index, make_live, publish_index
+from ml.recommenders import build
+from ml.snapshot import load_snapshot, write_snapshot
+from ml.tokenizers.lifecycle import assign_semantic_ids, fit_tokenizer
+from orchestration.index import build_trie, load_champion, publish_recommendations
+from orchestration.settings import Settings
+from tests.ml.tokenizers.samples import sample_items
+
+N = 12
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Return a home with marts, and two champions to choose from, each on a snapshot of its own tokenizer."""
+    settings = Settings(home=tmp_path, seed=0)
+    items = sample_items(N)
+    settings.marts.mkdir()
+    ids = sorted(items.item_ids)
+    catalogue = {"item_id": ids, "title": ids, "categories": [["c"]] * N}
+    pq.write_table(pa.table(catalogue), settings.marts / "dim_items.parquet")
+    histories = {
+        "user_id": np.repeat(["u0", "u1", "u2"], 4),
+        "position": np.tile(np.arange(1, 5), 3),
+        "item_id": ids,
+        "event_type": ["view"] * N,
+        "event_ts": pa.array(
+            [datetime(2025, 1, 1 + n % 4, tzinfo=UTC) for n in range(N)], pa.timestamp("us", tz="UTC")
+        ),
+    }
+    pq.write_table(pa.table(histories), settings.marts / "user_histories.parquet")
+    for seed, name in enumerate(("first", "second")):
+        params = {"levels": 2, "code_size": 4}
+        tokenizer = fit_tokenizer(items, "residual_kmeans", params, seed, {}, settings.tokenizers)
+        given = assign_semantic_ids(tokenizer, items, None, settings.semantic_ids)
+        snapshot = load_snapshot(write_snapshot(settings.marts, given, None, settings.snapshots))
+        model = build({"kind": "popularity"})
+        model.fit(split(snapshot.histories, "full"), snapshot.catalogue, seed=0)
+        (settings.models / name).mkdir(parents=True)
+        model.save(settings.models / name)
+        write_json(settings.models / name / "name.json", name)
+        made_from = {"snapshot": snapshot.folder.name}
+        write_manifest(settings.models / name, Manifest(kind="model", version=name, inputs=made_from))
+    return settings
+
+
+def choose(settings: Settings, model: str, snapshot_of: str | None = None) -> None:
+    snapshot = read_manifest(settings.models / (snapshot_of or model)).inputs["snapshot"]
+    write_json(
+        settings.evaluation / "champion.json",
+        {"recipe": "popularity", "model": f"models/{model}", "snapshot": f"snapshots/{snapshot}"},
+    )
+
+
+def index_of(settings: Settings, model: str) -> None:
+    spec, vectors = IndexSpec(factory="Flat"), np.eye(N, dtype=np.float32)
+    folder = settings.models / model
+    made_from = {"model": hash_folder(folder), "snapshot": read_manifest(folder).inputs["snapshot"]}
+    make_live(publish_index(settings.index, build_index(vectors, spec), spec, vectors, made_from, {}))
+
+
+def test_champion_and_snapshot_belong_together(settings: Settings) -> None:
+    choose(settings, "first")
+    assert load_champion(settings).recipe == "popularity"
+    choose(settings, "first", snapshot_of="second")
+    with pytest.raises(ArtifactError, match=r"models/first was built on snapshot \w+, not on \w+"):
+        load_champion(settings)
+
+
+def test_index_and_trie_of_another_champion_are_not_published(settings: Settings) -> None:
+    choose(settings, "first")
+    index_of(settings, "first")
+    first_trie, _ = build_trie(settings)
+    publish_recommendations(settings)
+    standing = read_json(settings.home / "champion.json")
+    assert standing["trie"] == f"tries/{first_trie.name}"
+    choose(settings, "second")
+    with pytest.raises(ArtifactError, match="was built on model"):
+        publish_recommendations(settings)
+    index_of(settings, "second")
+    with pytest.raises(ArtifactError, match=f"tries/{first_trie.name} was built on snapshot"):
+        publish_recommendations(settings)
+    assert read_json(settings.home / "champion.json") == standing
+    trie, _ = build_trie(settings)
+    publish_recommendations(settings)
+    assert read_json(settings.home / "champion.json")["trie"] == f"tries/{trie.name}" != standing["trie"]
+
+
+def test_trie_names_its_tokenizer(settings: Settings) -> None:
+    choose(settings, "first")
+    trie, _ = build_trie(settings)
+    snapshot = load_snapshot(settings.home / read_json(settings.evaluation / "champion.json")["snapshot"])
+    assert snapshot.catalogue.tokenizer is not None
+    assert read_manifest(trie).inputs == {
+        "snapshot": snapshot.folder.name,
+        "tokenizer": snapshot.catalogue.tokenizer,
+    }
+    set_current(settings.tries, trie.name)
+    assert current(settings.tries) == trie
