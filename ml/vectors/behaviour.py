@@ -24,7 +24,7 @@ from ml.artifacts import (
 )
 from ml.evaluation.splits import training_histories
 from ml.histories import Histories, read_histories
-from ml.vectors.store import KIND, read_catalogue, save_vectors
+from ml.vectors.store import KIND, live_or_none, read_catalogue, save_vectors, turned
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -163,6 +163,8 @@ def update_behaviour_vectors(
     and semantic IDs are what models of both protocols train on and are tested with: a transition into a validation
     or test event, once in the vectors, would tell the model its answers.
 
+    Vectors of the same method and width as the live ones are turned onto them (`ml.vectors.store.turned`).
+
     Parameters
     ----------
     marts
@@ -192,11 +194,17 @@ def update_behaviour_vectors(
     train = training_histories(histories)
     recipe = {"name": "behaviour", "method": method, "width": dim} | _settings(method, dim, len(train.items))
     seen = hash_bytes(train.offsets.tobytes(), train.items.tobytes())
-    version = hash_json([recipe, seed, hash_json(catalogue), seen])
+    recipe["learned"] = hash_json([recipe, seed, hash_json(catalogue), seen])
+    if (live := live_or_none(out, learned=recipe["learned"])) is not None:
+        return live
+    before = live_or_none(out, method=method, width=dim)
+    recipe["turned_to"] = before.name if before else None
+    version = hash_json(recipe)
     if is_complete(out / version):
         set_current(out, version)
         return out / version
     vectors = behaviour_vectors(train, len(catalogue), dim, seed, method)
+    vectors = turned(before, catalogue, vectors)
     known = np.flatnonzero(np.any(vectors != 0, axis=1))
     manifest = Manifest(
         kind=KIND,

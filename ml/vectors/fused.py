@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.artifacts import Manifest, hash_inputs, hash_json, is_complete, package_versions, set_current
-from ml.vectors.store import KIND, load_vectors, read_catalogue, save_vectors
+from ml.vectors.store import KIND, live_or_none, load_vectors, read_catalogue, save_vectors, turned
 
 __all__ = ["align", "fuse", "load_vectors", "project", "update_fused_vectors"]
 
@@ -124,6 +124,8 @@ def update_fused_vectors(
 ) -> Path:
     """Fuse vectors artefacts for the whole catalogue and make the result live.
 
+    Projections are turned onto the live ones of the same kind and width (`ml.vectors.store.turned`).
+
     Parameters
     ----------
     dim_items
@@ -149,7 +151,12 @@ def update_fused_vectors(
     recipe: dict[str, Any] = {"name": "fused", "fusion": fusion, "blocks": names}
     if fusion in ("project", "whiten"):
         recipe["dim"] = dim
-    version = hash_json([recipe, inputs, hash_json(item_ids)])
+    recipe["fused"] = hash_json([recipe, inputs, hash_json(item_ids)])
+    if (live := live_or_none(out, fused=recipe["fused"])) is not None:
+        return live
+    before = live_or_none(out, fusion=fusion, dim=dim) if "dim" in recipe else None
+    recipe["turned_to"] = before.name if before else None
+    version = hash_json(recipe)
     if is_complete(out / version):
         set_current(out, version)
         return out / version
@@ -162,6 +169,7 @@ def update_fused_vectors(
         vectors = fuse(item_ids, blocks)
     if fusion in ("project", "whiten"):
         vectors, metrics["explained"] = project(vectors, dim, whiten=fusion == "whiten")
+        vectors = turned(before, item_ids, vectors)
     manifest = Manifest(
         kind=KIND,
         version=version,
