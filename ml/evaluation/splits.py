@@ -103,11 +103,20 @@ def training_mask(histories: Histories) -> NDArray[np.bool_]:
     -------
     bool [n_events].
     """
-    first, _ = cutoffs(histories)
-    known = np.minimum(_leave_one_out_lengths(histories), _lengths_before(histories, first))
+    known = _training_lengths(histories)
     place = np.arange(len(histories.items)) - np.repeat(histories.offsets[:-1], histories.lengths)
     mask: NDArray[np.bool_] = place < known[histories.users]
     return mask
+
+
+def training_histories(histories: Histories) -> Histories:
+    """Return the events that :func:`training_mask` marks, a row for every user, some empty."""
+    return histories.head(_training_lengths(histories))
+
+
+def _training_lengths(histories: Histories) -> NDArray[np.int64]:
+    first, _ = cutoffs(histories)
+    return np.minimum(_leave_one_out_lengths(histories), _lengths_before(histories, first))
 
 
 def _leave_one_out_lengths(histories: Histories) -> NDArray[np.int64]:

@@ -1,13 +1,14 @@
-"""What an item's neighbours in histories say about it: truncated SVD of shifted positive PMI.
+"""What an item's neighbours in histories say about it, by one of three methods.
 
-Levy and Goldberg, "Neural Word Embedding as Implicit Matrix Factorization" (NIPS 2014); smoothing and the square root
-of the singular values after Levy, Goldberg and Dagan, "Improving Distributional Similarity" (TACL 2015).
+``ppmi``, the default, is a truncated SVD of shifted positive PMI: Levy and Goldberg, "Neural Word Embedding as Implicit
+Matrix Factorization" (NIPS 2014); smoothing and the square root of the singular values after Levy, Goldberg and Dagan,
+"Improving Distributional Similarity" (TACL 2015). ``als`` and ``sasrec`` are in `ml.vectors.learned`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,14 @@ from ml.artifacts import (
     package_versions,
     set_current,
 )
-from ml.evaluation.splits import training_mask
+from ml.evaluation.splits import training_histories
 from ml.histories import Histories, read_histories
-from ml.vectors.store import KIND, read_catalogue, save_vectors
+from ml.vectors.store import KIND, live_or_none, read_catalogue, save_vectors, turned
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+Method = Literal["ppmi", "als", "sasrec"]
 WINDOW = 5
 DECAY = 0.7
 SHIFT = 1.0
@@ -153,13 +155,15 @@ def ppmi_svd(
 
 
 def update_behaviour_vectors(
-    marts: Path, out: Path, dim: int = 64, seed: int = 0, window: int = WINDOW, decay: float = DECAY
+    marts: Path, out: Path, dim: int = 64, seed: int = 0, method: Method = "ppmi"
 ) -> Path:
-    """Factorise the transitions of the ``user_histories`` mart and make the result live.
+    """Learn vectors from the ``user_histories`` mart and make them live.
 
-    Only events that are training data under both protocols count. Vectors become semantic IDs, and semantic IDs are
-    what models of both protocols train on and are tested with: a transition into a validation or test event, once in
-    the vectors, would tell the model its answers.
+    Only events that are training data under both protocols count, whatever the method. Vectors become semantic IDs,
+    and semantic IDs are what models of both protocols train on and are tested with: a transition into a validation
+    or test event, once in the vectors, would tell the model its answers.
+
+    Vectors of the same method and width as the live ones are turned onto them (`ml.vectors.store.turned`).
 
     Parameters
     ----------
@@ -169,26 +173,38 @@ def update_behaviour_vectors(
         Folder of versions, for example ``vectors/behaviour``.
     dim
         Width of a vector.
-    seed, window, decay
-        As in :func:`ppmi_svd` and :func:`transition_counts`.
+    seed
+        Seed of the method's random choices.
+    method
+        ``ppmi`` (:func:`ppmi_svd`), ``als`` or ``sasrec`` (`ml.vectors.learned`).
 
     Returns
     -------
     Path
-        ``out/VERSION``. Items without any counted transition have no row.
+        ``out/VERSION``. Items that the training events say nothing about have no row.
+
+    Raises
+    ------
+    ArtifactError
+        If a mart cannot be read, if there is too little to learn from, or if a package that the method needs is
+        missing.
     """
     catalogue = read_catalogue(marts / "dim_items.parquet")
     _, histories, _ = read_histories(marts / "user_histories.parquet", catalogue)
-    mask = training_mask(histories)
-    recipe = {"name": "behaviour", "width": dim, "window": window, "decay": decay}
-    recipe |= {"shift": SHIFT, "smoothing": SMOOTHING}
-    seen = [histories.offsets.tobytes(), histories.items.tobytes(), mask.tobytes()]
-    version = hash_json([recipe, seed, hash_json(catalogue), hash_bytes(*seen)])
+    train = training_histories(histories)
+    recipe = {"name": "behaviour", "method": method, "width": dim} | _settings(method, dim, len(train.items))
+    seen = hash_bytes(train.offsets.tobytes(), train.items.tobytes())
+    recipe["learned"] = hash_json([recipe, seed, hash_json(catalogue), seen])
+    if (live := live_or_none(out, learned=recipe["learned"])) is not None:
+        return live
+    before = live_or_none(out, method=method, width=dim)
+    recipe["turned_to"] = before.name if before else None
+    version = hash_json(recipe)
     if is_complete(out / version):
         set_current(out, version)
         return out / version
-    counts = transition_counts(histories, mask, len(catalogue), window, decay)
-    vectors = ppmi_svd(counts, dim, seed)
+    vectors = behaviour_vectors(train, len(catalogue), dim, seed, method)
+    vectors = turned(before, catalogue, vectors)
     known = np.flatnonzero(np.any(vectors != 0, axis=1))
     manifest = Manifest(
         kind=KIND,
@@ -196,7 +212,37 @@ def update_behaviour_vectors(
         inputs=hash_inputs({name: marts / f"{name}.parquet" for name in ("user_histories", "dim_items")}),
         recipe=recipe,
         seed=seed,
-        packages=package_versions("numpy", "scipy"),
-        metrics={"rows": len(known), "events_counted": int(mask.sum()), "pairs": int(counts.nnz)},
+        packages=package_versions("numpy", *_PACKAGES[method]),
+        metrics={"rows": len(known), "events_counted": len(train.items)},
     )
     return save_vectors(out, manifest, [catalogue[i] for i in known], vectors[known])
+
+
+def behaviour_vectors(
+    train: Histories, n_items: int, dim: int, seed: int, method: Method = "ppmi"
+) -> NDArray[np.float32]:
+    """Learn item vectors from histories, every event of which counts.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        ``[n_items, dim]``; rows of zeros where the histories say nothing about an item.
+    """
+    if method == "ppmi":
+        counts = transition_counts(train, np.ones(len(train.items), bool), n_items)
+        return ppmi_svd(counts, dim, seed)
+    from ml.vectors.learned import als, sasrec
+
+    return (als if method == "als" else sasrec)(train, n_items, dim, seed)
+
+
+_PACKAGES = {"ppmi": ("scipy",), "als": ("implicit", "scipy"), "sasrec": ("torch", "lightning")}
+
+
+def _settings(method: Method, dim: int, n_events: int) -> dict[str, Any]:
+    """Return all that determines the result beside data, width and seed."""
+    if method == "ppmi":
+        return {"window": WINDOW, "decay": DECAY, "shift": SHIFT, "smoothing": SMOOTHING}
+    from ml.vectors.learned import ALS, sasrec_params
+
+    return dict(ALS) if method == "als" else sasrec_params(dim, n_events).model_dump(mode="json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from ml.artifacts import ArtifactError, Manifest, publish, read_manifest, set_current, write_manifest
+from ml.artifacts import ArtifactError, Manifest, current, publish, read_manifest, set_current, write_manifest
 
 KIND = "vectors"
 
@@ -83,6 +84,51 @@ def aligned(
     found = np.zeros((len(rows), vectors.shape[1]), np.float32)
     found[rows >= 0] = vectors[rows[rows >= 0]]
     return found
+
+
+def live_or_none(versions: Path, **recipe: Any) -> Path | None:
+    """Return the live version of a folder if it was made by a recipe of these values, else None."""
+    try:
+        live = current(versions)
+    except ArtifactError:
+        return None
+    made = read_manifest(live, KIND).recipe
+    return live if all(made.get(name) == value for name, value in recipe.items()) else None
+
+
+def turned(
+    reference: Path | None, item_ids: Sequence[str], vectors: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Turn vectors, as a whole, onto an earlier version of them (orthogonal Procrustes: Schoenemann 1966).
+
+    Factors and projections are only known up to a rotation, and a night's events can turn them. Their inner products
+    do not change with it, but a codebook that was fitted before the turn would read them wrongly after it.
+
+    Parameters
+    ----------
+    reference
+        A vectors artefact; where there is none, or it is of another width, or shares no item, nothing is turned.
+    item_ids, vectors
+        Identifiers and float32 [n, width].
+
+    Returns
+    -------
+    NDArray[np.float32]
+        ``vectors`` times the rotation that brings the shared items nearest to where they were.
+    """
+    if reference is None:
+        return vectors
+    known, before = load_vectors(reference)
+    place = {item: row for row, item in enumerate(known)}
+    shared = [(row, place[item]) for row, item in enumerate(item_ids) if item in place]
+    if not shared or before.shape[1] != vectors.shape[1]:
+        return vectors
+    now, then = np.array(shared).T
+    left, _, right = np.linalg.svd(vectors[now].astype(np.float64).T @ before[then].astype(np.float64))
+    result: NDArray[np.float32] = (vectors @ (left @ right)).astype(np.float32)
+    # A row of zeros says that nothing is known, and must not become one of rounding errors.
+    result[~vectors.any(axis=1)] = 0
+    return result
 
 
 def read_column(folder: Path, name: str) -> list[str]:

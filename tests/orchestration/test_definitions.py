@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import dagster as dg
@@ -60,6 +61,17 @@ def test_jobs_hold_what_their_names_say(definitions: dg.Definitions) -> None:
     assert {"tokenizer", "candidates", "champion", "item_index", "recommendations"} <= steps("retrain")
     assert steps("retrain").isdisjoint({"raw_events", "warehouse"})
     assert steps("backfill").isdisjoint({"semantic_ids", "champion", "item_index"})
+
+
+def test_the_encoder_changes_with_the_tokenizer_alone(definitions: dg.Definitions) -> None:
+    """Codebooks that were fitted to one encoder's vectors must not meet another's."""
+    for job in ("backfill", "nightly"):
+        assert "text_encoder" not in {node.name for node in definitions.resolve_job_def(job).nodes}
+    retrain = definitions.resolve_job_def("retrain").graph.dependency_structure
+    order = ("text_encoder", "item_text_vectors", "item_fused_vectors", "tokenizer")
+    for before, after in pairwise(order):
+        outputs = retrain.input_to_upstream_outputs_for_node(after).values()
+        assert before in {output.node_name for some in outputs for output in some}
 
 
 def test_nightly_builds_the_index_after_what_it_reads(definitions: dg.Definitions) -> None:

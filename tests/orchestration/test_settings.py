@@ -38,6 +38,8 @@ def test_lists_and_nested_values(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "value", "told"),
     [
         ("TESSERA_TOKENIZER", "magic", "unknown tokenizer recipe 'magic'; known: "),
+        ("TESSERA_BEHAVIOUR", "magic", "behaviour: Input should be 'ppmi', 'als' or 'sasrec'"),
+        ("TESSERA_FUSION", "magic", "fusion: Input should be 'concatenate', 'project', 'whiten' or 'align'"),
         ("TESSERA_MAX_BAD_SHARE", "2", "max_bad_share: Input should be less than or equal to 1"),
         ("TESSERA_RECIPE", "tiger", "TESSERA_RECIPE is not a setting; known are"),
         ("TESSERA_SIMULATION__DAYS", "0", "simulation.days"),

@@ -6,32 +6,65 @@ from pathlib import Path
 
 import dagster as dg
 
-from ml.artifacts import read_manifest
+from ml.artifacts import CURRENT, current, read_manifest
 from ml.vectors.behaviour import update_behaviour_vectors
+from ml.vectors.encoder import update_text_encoder
 from ml.vectors.fused import update_fused_vectors
 from ml.vectors.text import update_text_vectors
 from orchestration.defs.warehouse.assets import marts
 from orchestration.failures import RETRY, one_line_failures
-from orchestration.settings import get_settings
+from orchestration.settings import Settings, get_settings
 
 
 @dg.asset(group_name="vectors", kinds={"sentence-transformers"}, deps=[marts], retry_policy=RETRY)
+def text_encoder() -> dg.MaterializeResult:
+    """A sentence encoder tuned to which items are met together, where that is switched on; frozen until the next retrain."""
+    settings = get_settings()
+    if not settings.tune_encoder:
+        return dg.MaterializeResult(metadata={"tuned": False, "encoder": settings.encoder})
+    with one_line_failures():
+        folder = update_text_encoder(
+            settings.marts,
+            settings.encoders,
+            settings.encoder,
+            seed=settings.seed,
+            prompt=settings.encoder_prompt,
+        )
+    return _result(folder, "texts")
+
+
+@dg.asset(
+    group_name="vectors", kinds={"sentence-transformers"}, deps=[marts, text_encoder], retry_policy=RETRY
+)
 def item_text_vectors() -> dg.MaterializeResult:
     """Item text through a sentence encoder; only new and changed items are encoded."""
     settings = get_settings()
     with one_line_failures():
         folder = update_text_vectors(
-            settings.marts / "dim_items.parquet", settings.vectors / "text", settings.encoder
+            settings.marts / "dim_items.parquet",
+            settings.vectors / "text",
+            encoder_in_use(settings),
+            settings.encoder_precision,
+            settings.encoder_prompt,
         )
     return _result(folder)
 
 
+def encoder_in_use(settings: Settings) -> str:
+    """Return the tuned encoder where one is wanted and there is one, else the one that the settings name."""
+    if settings.tune_encoder and (settings.encoders / CURRENT).is_file():
+        return str(current(settings.encoders))
+    return settings.encoder
+
+
 @dg.asset(group_name="vectors", kinds={"scipy"}, deps=[marts], retry_policy=RETRY)
 def item_behaviour_vectors() -> dg.MaterializeResult:
-    """Item transitions, counted on training events only, factorised."""
+    """What training events say about items: transitions factorised, or learned by ALS or SASRec."""
     settings = get_settings()
     with one_line_failures():
-        folder = update_behaviour_vectors(settings.marts, settings.vectors / "behaviour", seed=settings.seed)
+        folder = update_behaviour_vectors(
+            settings.marts, settings.vectors / "behaviour", seed=settings.seed, method=settings.behaviour
+        )
     return _result(folder)
 
 
@@ -42,23 +75,25 @@ def item_behaviour_vectors() -> dg.MaterializeResult:
     retry_policy=RETRY,
 )
 def item_fused_vectors() -> dg.MaterializeResult:
-    """Text and behaviour side by side, each standardised: what semantic IDs are made from."""
-    from ml.artifacts import current
-
+    """Text and behaviour as one, each having the same say: what semantic IDs are made from."""
     settings = get_settings()
     with one_line_failures():
         sources = {name: current(settings.vectors / name) for name in ("behaviour", "text")}
         folder = update_fused_vectors(
-            settings.marts / "dim_items.parquet", sources, settings.vectors / "fused"
+            settings.marts / "dim_items.parquet",
+            sources,
+            settings.vectors / "fused",
+            settings.fusion,
+            settings.fusion_width,
         )
     return _result(folder)
 
 
-def _result(folder: Path) -> dg.MaterializeResult:
+def _result(folder: Path, counted: str = "rows") -> dg.MaterializeResult:
     manifest = read_manifest(folder)
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": manifest.metrics["rows"],
+            "dagster/row_count": manifest.metrics[counted],
             "version": manifest.version,
             "recipe": manifest.recipe,
             "metrics": manifest.metrics,

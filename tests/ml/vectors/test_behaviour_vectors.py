@@ -1,22 +1,29 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import sys
 from pathlib import Path
 from random import Random
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
+from vector_samples import write_marts
 
-from ml.artifacts import read_manifest
+from ml.artifacts import ArtifactError, read_manifest
 from ml.histories import Histories
-from ml.vectors.behaviour import ppmi, ppmi_svd, transition_counts, update_behaviour_vectors
+from ml.vectors.behaviour import (
+    Method,
+    behaviour_vectors,
+    ppmi,
+    ppmi_svd,
+    transition_counts,
+    update_behaviour_vectors,
+)
 from ml.vectors.fused import load_vectors
 
-_START = datetime(2025, 3, 1, tzinfo=UTC)
+METHODS: tuple[Method, ...] = ("ppmi", "als", "sasrec")
 
 
 @given(
@@ -80,33 +87,72 @@ def test_svd_wider_than_the_data_is_padded() -> None:
     assert not ppmi_svd(counts * 0, 8, seed=0).any()
 
 
-def _write_marts(folder: Path, rows: list[tuple[str, int, str, int]]) -> Path:
-    folder.mkdir()
-    columns = {
-        "user_id": [r[0] for r in rows],
-        "position": pa.array([r[1] for r in rows], pa.int32()),
-        "item_id": [r[2] for r in rows],
-        "event_type": ["view"] * len(rows),
-        "event_ts": pa.array([_START + timedelta(hours=r[3]) for r in rows], pa.timestamp("us", tz="UTC")),
-        "value": pa.array([None] * len(rows), pa.float64()),
-    }
-    pq.write_table(pa.table(columns), folder / "user_histories.parquet")
-    items = sorted({r[2] for r in rows} | {"never"})
-    pq.write_table(pa.table({"item_id": items}), folder / "dim_items.parquet")
-    return folder
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_group_what_is_met_together(method: Method) -> None:
+    rng = np.random.default_rng(0)
+    groups = [np.arange(0, 10), np.arange(10, 20)]
+    histories = Histories.of([list(rng.permutation(groups[u % 2])[:6]) for u in range(120)])
+    vectors = behaviour_vectors(histories, 22, 8, seed=0, method=method)
+    assert vectors.shape == (22, 8)
+    assert vectors.dtype == np.float32
+    assert not vectors[20:].any()
+    assert vectors[:20].any(axis=1).all()
+    unit = vectors[:20] / np.linalg.norm(vectors[:20], axis=1, keepdims=True)
+    similar = unit @ unit.T
+    np.fill_diagonal(similar, np.nan)
+    assert np.nanmean(similar[:10, :10]) > np.nanmean(similar[:10, 10:]) + 0.2
+    np.testing.assert_array_equal(vectors, behaviour_vectors(histories, 22, 8, seed=0, method=method))
 
 
-def test_validation_and_test_events_leave_no_trace(tmp_path: Path) -> None:
-    rows, late = [], []
+@pytest.mark.parametrize("method", METHODS)
+def test_validation_and_test_events_leave_no_trace(method: Method, tmp_path: Path) -> None:
+    """Events that are not training, under either protocol, are other ones: the vectors are the same bytes."""
+    rows = []
     for user in range(12):
         seen = [f"i{(user + step) % 4}" for step in range(4)]
         rows += [(f"u{user:02}", step + 1, item, step) for step, item in enumerate(seen)]
-        late += [(f"u{user:02}", step + 5, f"secret{step}", 100 + user * 2 + step) for step in range(2)]
-    planted = _write_marts(tmp_path / "planted", sorted(rows + late))
-    folder = update_behaviour_vectors(planted, tmp_path / "behaviour", dim=3)
-    ids, vectors = load_vectors(folder)
-    assert ids == ["i0", "i1", "i2", "i3"]
-    assert vectors.shape == (4, 3)
-    assert read_manifest(folder).metrics["events_counted"] == len(rows)
-    assert update_behaviour_vectors(planted, tmp_path / "behaviour", dim=3) == folder
-    assert update_behaviour_vectors(planted, tmp_path / "behaviour", dim=2) != folder
+    vectors = []
+    for planted in ("one", "another"):
+        late = [
+            (f"u{user:02}", step + 5, f"{planted}{(user + step) % 3}", 100 + user * 2 + step)
+            for user in range(12)
+            for step in range(2)
+        ]
+        marts = write_marts(
+            tmp_path / planted, sorted(rows + late), [f"{p}{n}" for p in ("one", "another") for n in range(3)]
+        )
+        folder = update_behaviour_vectors(marts, tmp_path / f"{planted}-out", 4, method=method)
+        ids, found = load_vectors(folder)
+        assert ids == ["i0", "i1", "i2", "i3"]
+        assert read_manifest(folder).metrics["events_counted"] == len(rows)
+        vectors.append((folder.name, found.tobytes()))
+    assert vectors[0] == vectors[1]
+    # And a training event that is another one is seen.
+    changed = [(*row[:2], "i0" if row[2] == "i1" else row[2], row[3]) for row in rows]
+    marts = write_marts(tmp_path / "changed", sorted(changed + late), ["i1"])
+    other = update_behaviour_vectors(marts, tmp_path / "changed-out", 4, method=method)
+    assert load_vectors(other)[1].tobytes() != vectors[0][1]
+
+
+def test_versions_name_method_width_and_seed(tmp_path: Path) -> None:
+    rows = [(f"u{user}", step + 1, f"i{step}", step) for user in range(3) for step in range(3)]
+    marts, out = write_marts(tmp_path / "marts", rows, []), tmp_path / "out"
+    first = update_behaviour_vectors(marts, out, 4)
+    assert update_behaviour_vectors(marts, out, 4) == first
+    assert read_manifest(first).recipe["method"] == "ppmi"
+    others = [
+        update_behaviour_vectors(marts, out, 3),
+        update_behaviour_vectors(marts, out, 4, seed=1),
+        update_behaviour_vectors(marts, out, 4, method="als"),
+    ]
+    assert len({first, *others}) == 4
+
+
+def test_too_little_to_learn_from_and_a_missing_package_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ArtifactError, match="SASRec as item vectors: no training history has two events"):
+        behaviour_vectors(Histories.of([[0], [1]]), 2, 4, 0, "sasrec")
+    with pytest.raises(ArtifactError, match="no training history has an event"):
+        behaviour_vectors(Histories.of([[], []]), 2, 4, 0, "als")
+    monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
+    with pytest.raises(ArtifactError, match=r"needs the package 'implicit'.*pip install 'tessera\[als\]'"):
+        behaviour_vectors(Histories.of([[0, 1]]), 2, 4, 0, "als")

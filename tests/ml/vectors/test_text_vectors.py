@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from vector_samples import make_encoder
 
 from ml.artifacts import ArtifactError, current, read_manifest
 from ml.vectors import text
@@ -68,6 +72,73 @@ def test_unknown_encoder_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_of_ones_own_makes_vectors(tmp_path: Path, tiny_encoder: Path) -> None:
+    rows = [{"item_id": "a", "title": "red soap"}, {"item_id": "b", "title": "blue saw"}]
+    items, out = _write_items(tmp_path / "i.parquet", rows), tmp_path / "text"
+    made = update_text_vectors(items, out, str(tiny_encoder))
+    ids, vectors = load_vectors(made)
+    assert (ids, vectors.shape) == (["a", "b"], (2, 16))
+    np.testing.assert_allclose(vectors, encode_texts(["red soap", "blue saw"], str(tiny_encoder)), atol=1e-6)
+    assert (encode_texts(["red soap"], str(tiny_encoder), "bfloat16")[0] @ vectors[0]) > 0.99
+
+    # Other weights below the same name are another encoder, and so is another prompt or precision.
+    changed = shutil.copytree(tiny_encoder, tmp_path / tiny_encoder.name)
+    weights = load_file(changed / "model.safetensors")
+    save_file({name: 2 * array for name, array in weights.items()}, changed / "model.safetensors")
+    versions = {
+        made,
+        update_text_vectors(items, out, str(changed)),
+        update_text_vectors(items, out, str(tiny_encoder), "bfloat16"),
+        update_text_vectors(items, out, str(tiny_encoder), prompt="query : "),
+    }
+    assert [read_manifest(folder).metrics["encoded"] for folder in versions] == [2] * 4
+
+
+def test_prompts_stand_before_every_text(tmp_path: Path, tiny_encoder: Path) -> None:
+    prompts = {"query": "query : ", "passage": "passage : "}
+    named = str(make_encoder(tmp_path / "named", prompts))
+    with_prefix = encode_texts(["passage : red soap"], str(tiny_encoder))
+    bare = encode_texts(["red soap"], str(tiny_encoder))
+    assert not np.allclose(with_prefix, bare, atol=1e-3)
+    np.testing.assert_allclose(encode_texts(["red soap"], named), with_prefix, atol=1e-6)
+    np.testing.assert_allclose(encode_texts(["red soap"], named, prompt=""), bare, atol=1e-6)
+    asked = encode_texts(["red soap"], str(tiny_encoder), prompt="passage : ")
+    np.testing.assert_allclose(asked, with_prefix, atol=1e-6)
+
+
+@pytest.mark.parametrize("damage", ["empty", "pickled", "cut off"])
+def test_broken_encoder_is_one_line(damage: str, tmp_path: Path, tiny_encoder: Path) -> None:
+    folder = tmp_path / "broken"
+    if damage == "empty":
+        folder.mkdir()
+    else:
+        shutil.copytree(tiny_encoder, folder)
+        (folder / "model.safetensors").write_bytes(b"no")
+    if damage == "pickled":
+        (folder / "model.safetensors").unlink()
+        torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(ArtifactError, match="broken' cannot be loaded: ") as caught:
+        encode_texts(["a"], str(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_encoder_that_answers_nan_is_refused(tmp_path: Path, tiny_encoder: Path) -> None:
+    folder = shutil.copytree(tiny_encoder, tmp_path / "nan")
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: array * np.float32("nan") for name, array in weights.items()}, folder / "model.safetensors"
+    )
+    with pytest.raises(ArtifactError, match="not finite"):
+        encode_texts(["red soap"], str(folder))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_gives_the_same_vectors(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpu = encode_texts(["red soap", "blue saw"], str(tiny_encoder))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    np.testing.assert_allclose(encode_texts(["red soap", "blue saw"], str(tiny_encoder)), on_gpu, atol=1e-4)
+
+
 def test_swapped_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "CARRIED_WEIGHTS", "0" * 16)
     with pytest.raises(ArtifactError, match="not the encoder that was examined"):
@@ -77,7 +148,7 @@ def test_swapped_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_new_or_changed_texts_are_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
 
-    def fake(texts: list[str], encoder: str, precision: str) -> np.ndarray:
+    def fake(texts: list[str], encoder: str, precision: str, prompt: str | None) -> np.ndarray:
         asked.append(list(texts))
         return np.array([[len(t), ord(t[0])] for t in texts], np.float32).reshape(-1, 2)
 

@@ -1,0 +1,104 @@
+"""What histories say about items, learned: matrix factorisation (ALS), and the item table of a SASRec.
+
+Both see every event of the histories that they are given; `ml.vectors.behaviour` gives them training events only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.artifacts import ArtifactError
+from ml.evaluation.splits import split
+from ml.histories import Histories
+
+if TYPE_CHECKING:
+    from ml.recommenders.sequential.sasrec import SASRecParams
+
+#: Of `implicit`: a user who met an item n times is sure of it by 1 + alpha * n.
+ALS = {"iterations": 15, "regularization": 0.05, "alpha": 10.0}
+_LEAST_STEPS = 300
+
+
+def als(train: Histories, n_items: int, dim: int, seed: int) -> NDArray[np.float32]:
+    """Factorise who met what by alternating least squares; return the items' factors.
+
+    Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback Datasets" (ICDM 2008), by the package
+    ``implicit``. On one machine the same input and seed give the same bytes.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        ``[n_items, dim]``; zero for items without an event.
+
+    Raises
+    ------
+    ArtifactError
+        If ``implicit`` is not installed, or if there is no event.
+    """
+    try:
+        from implicit.cpu.als import AlternatingLeastSquares
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        raise ArtifactError(
+            "ALS needs the package 'implicit', which is not installed: pip install 'tessera[als]'"
+        ) from None
+    from scipy.sparse import coo_matrix
+
+    if len(train.items) == 0:
+        raise ArtifactError("no training history has an event: nothing to factorise")
+    counts = coo_matrix(
+        (np.ones(len(train.items), np.float32), (train.users, train.items)), (len(train), n_items)
+    ).tocsr()
+    model = AlternatingLeastSquares(factors=dim, random_state=seed, **ALS)
+    # Its own threads each call BLAS, which must then not start more.
+    with threadpool_limits(1, "blas"):
+        model.fit(counts, show_progress=False)
+    vectors: NDArray[np.float32] = np.array(model.item_factors, np.float32)
+    vectors[np.bincount(train.items, minlength=n_items) == 0] = 0
+    return vectors
+
+
+def sasrec_params(dim: int, n_events: int) -> SASRecParams:
+    """Return the SASRec that :func:`sasrec` trains: the recommender's defaults, in the asked width.
+
+    Few events make few batches: they are gone through more often, until the vectors have left their random start.
+    """
+    from ml.recommenders.sequential.sasrec import SASRecParams
+
+    params = SASRecParams(d=dim)
+    batches = -(-max(n_events, 1) // params.batch_tokens)
+    return params.model_copy(update={"epochs": max(params.epochs, -(-_LEAST_STEPS // batches))})
+
+
+def sasrec(train: Histories, n_items: int, dim: int, seed: int) -> NDArray[np.float32]:
+    """Train a SASRec (Kang and McAuley, ICDM 2018, arXiv:1808.09781) and return its table of items.
+
+    It is trained for a fixed number of epochs: stopping by the validation events of a protocol would let them into
+    the vectors.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        ``[n_items, dim]``; zero for items without an event.
+
+    Raises
+    ------
+    ArtifactError
+        If no history has two events, or if the loss is no longer finite.
+    """
+    from ml.recommenders.sequential.sasrec import SASRec
+    from ml.snapshot import Catalogue
+
+    nothing = np.zeros((n_items, 0))
+    # SASRec learns from order alone: items need an index, and neither names nor vectors nor codes.
+    catalogue = Catalogue([""] * n_items, [], [], nothing.astype(np.float32), nothing.astype(np.int32), ())
+    model = SASRec(sasrec_params(dim, len(train.items)))
+    try:
+        model.fit(split(train, "full"), catalogue, seed)
+    except ValueError as error:
+        raise ArtifactError(f"SASRec as item vectors: {error}") from None
+    # The last column only keeps items without an event below all others.
+    return model.item_vectors()[:, :-1]
