@@ -1,6 +1,7 @@
-"""Point-in-time joins and latest rows out of Parquet files, by DuckDB: what serving/point_in_time.py gives to Feast.
+"""Point-in-time joins and latest rows out of Parquet files: what serving/point_in_time.py gives to Feast.
 
-Narrow columns find the winners first: keys, times, and where the row stands. The wide columns are read for those only.
+DuckDB finds the winners in narrow columns: keys, times, and where the row stands. Of the wide columns, only their rows
+outlive the decoding of a row group.
 """
 
 from __future__ import annotations
@@ -12,17 +13,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 # Rows asked at a time: their lists stay below the 2^31 bytes that an Arrow array of strings can hold.
 _CHUNK = 500_000
+_LINE_BITS = 40
+STANDS = f"(file_index::BIGINT << {_LINE_BITS} | file_row_number)"
+"""SQL for where a row stands among the files that are read, as one number: by file, then by line."""
 _ATTEMPTS = 3
 _TICK = timedelta(microseconds=1)
 
@@ -59,113 +65,124 @@ class Read:
 def join(config: Any, rows: pd.DataFrame, time: str, reads: list[Read]) -> pa.Table:
     """Return the rows asked for, with the columns of every view beside them."""
     asked = pa.Table.from_pandas(rows, preserve_index=False)
-    times = rows[time].dt.floor("us").astype("datetime64[us, UTC]")
+    times = pa.array(rows[time].dt.floor("us").astype("datetime64[us, UTC]"))
     with connect(config) as connection:
-        for read in reads:
-            chunks = []
-            for start in range(0, len(rows), _CHUNK):
-                entities = pa.table(
-                    {f"k{n}": asked[column] for n, column in enumerate(read.keys.values())}
-                    | {"t": pa.array(times)}
-                ).slice(start, _CHUNK)
-                ask = partial(_features, config, connection, entities, read)
-                chunks.append(while_unchanged(read.pattern, ask))
-            found = pa.concat_tables(chunks)
-            for column, values in zip(read.columns.values(), found.columns, strict=True):
-                asked = asked.append_column(column, values)
+        return pa.concat_tables(
+            _joined(config, connection, asked.slice(start, _CHUNK), times.slice(start, _CHUNK), reads)
+            for start in range(0, len(rows), _CHUNK)
+        )
+
+
+def _joined(
+    config: Any, connection: duckdb.DuckDBPyConnection, asked: pa.Table, times: pa.Array, reads: list[Read]
+) -> pa.Table:
+    found: dict[str, pa.ChunkedArray] = {}
+    # Views of the same entity share its numbers.
+    for keys, of_keys in groupby(sorted(reads, key=_asked_keys), _asked_keys):
+        _number(connection, pa.table({f"k{n}": asked[key] for n, key in enumerate(keys)} | {"t": times}))
+        for read in of_keys:
+            values = while_unchanged(read.pattern, partial(_features, config, connection, len(asked), read))
+            found |= dict(zip(read.columns.values(), values.columns, strict=True))
+    for column in (column for read in reads for column in read.columns.values()):
+        asked = asked.append_column(column, found[column])
     return asked
 
 
+def _asked_keys(read: Read) -> list[str]:
+    return list(read.keys.values())
+
+
 def _features(
-    config: Any, connection: duckdb.DuckDBPyConnection, entities: pa.Table, read: Read, files: list[str]
+    config: Any, connection: duckdb.DuckDBPyConnection, n: int, read: Read, files: list[str]
 ) -> pa.Table:
-    """Return one row of features for each row of ``entities`` (columns k0.. and t), in their order."""
-    _number(connection, entities, len(read.keys))
+    """Return one row of features for each of the ``n`` rows of the table ``entities``, in their order."""
     _candidates(connection, files, read)
     ttl = f"WHERE c.happened + {read.ttl // _TICK} >= e.t" if read.ttl else ""
     won = connection.execute(
-        "SELECT e.place, c.file, c.line FROM entities e "
+        "SELECT e.place, c.stands FROM entities e "
         f"ASOF JOIN candidates c ON e.entity = c.entity AND e.t >= c.seen {ttl}"
     ).fetchnumpy()
-    where = (np.asarray(won["file"], dtype=np.int64) << 40) | np.asarray(won["line"], dtype=np.int64)
-    winners, of_winner = np.unique(where, return_inverse=True)
-    rows = pa.table({"file": winners >> 40, "line": winners & (1 << 40) - 1})
-    values = fetch(config, files, rows, list(read.columns))
-    places = _places(len(entities), np.asarray(won["place"]), of_winner, values["id"].to_numpy())
-    return _in_order(config, values.drop_columns("id"), places)
+    winners, of_winner = np.unique(np.asarray(won["stands"], dtype=np.int64), return_inverse=True)
+    places = np.full(n, -1, dtype=np.int64)
+    places[won["place"]] = of_winner
+    return fetch(config, files, winners, list(read.columns), pa.array(places, mask=places < 0))
 
 
-def fetch(config: Any, files: list[str], rows: pa.Table, columns: list[str]) -> pa.Table:
-    """Return columns of the rows at (``file``, ``line``), in any order, with ``id``: which of ``rows`` it is.
+def fetch(
+    config: Any, files: list[str], rows: NDArray[np.int64], columns: list[str], places: pa.Array | None = None
+) -> pa.Table:
+    """Return columns of the rows that stand at ``rows`` (see ``STANDS``), ascending, or of these the ``places``.
 
-    DuckDB turns a result into Arrow in one thread, so each thread has a database and a share of the files.
+    Each thread decodes one row group at a time. Strings stay numbers of a dictionary until their rows are chosen.
     """
-    threads = config.offline_store.threads
-    rows = rows.append_column("id", pa.array(np.arange(len(rows))))
-    wanted = np.bincount(np.asarray(rows["file"], dtype=np.int64), minlength=len(files))
-    share = np.minimum(threads * (wanted.cumsum() - wanted) // max(len(rows), 1), threads - 1)
-    asked = ", ".join(f"s.{quoted(column)}" for column in columns)
+    stored = pq.read_schema(files[0])
+    types = pa.schema([(column, stored.field(column).type) for column in columns])
+    strings = {
+        field.name for field in types if pa.string() in (field.type, getattr(field.type, "value_type", None))
+    }
 
-    def read(thread: int) -> pa.Table:
-        chosen = np.flatnonzero((share == thread) & (wanted > 0))
-        # Without a row wanted, one file tells the types.
-        chosen = chosen if len(chosen) else np.zeros(1, dtype=np.int64)
-        numbers = pa.table({"file": chosen, "number": np.arange(len(chosen))})
-        with connect(config, threads=1) as connection:
-            connection.register("wanted", rows)
-            connection.register("numbers", numbers)
-            return connection.execute(
-                f"SELECT w.id, {asked} FROM read_parquet($files) s JOIN (FROM wanted JOIN numbers USING (file)) w "
-                "ON s.file_index = w.number AND s.file_row_number = w.line",
-                {"files": [files[place] for place in chosen]},
-            ).to_arrow_table()
+    def chosen(group: _Group) -> pa.Table:
+        leaves = map(group.metadata.schema.column, range(group.metadata.num_columns))
+        coded = [leaf.path for leaf in leaves if leaf.path.partition(".")[0] in strings]
+        with pq.ParquetFile(group.file, metadata=group.metadata, read_dictionary=coded) as file:
+            return file.read_row_group(group.number, columns, use_threads=False).take(group.lines)
 
-    busy = sorted({int(thread) for thread in share[wanted > 0]}) or [0]
-    with ThreadPoolExecutor(threads) as pool:
-        return pa.concat_tables(pool.map(read, busy))
-
-
-def _in_order(config: Any, values: pa.Table, places: pa.Array) -> pa.Table:
-    """Return the rows of ``values`` at ``places``."""
-    with ThreadPoolExecutor(config.offline_store.threads) as pool:
+    def finished(column: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray:
         # Of a column in several chunks, pyarrow takes four times as slowly.
-        columns = list(pool.map(lambda column: column.take(places), values.combine_chunks().columns))
-    return pa.table(columns, names=values.column_names)
+        return (column if places is None else column.combine_chunks().take(places)).cast(type_)
+
+    with ThreadPoolExecutor(config.offline_store.threads) as pool:
+        found = list(pool.map(chosen, _groups(files, rows)))
+        table = pa.concat_tables(found) if found else types.empty_table()
+        return pa.table(list(pool.map(finished, table.select(columns).columns, types.types)), schema=types)
 
 
-def _places(
-    n: int, place: NDArray[Any], of_winner: NDArray[np.int64], fetched: NDArray[np.int64]
-) -> pa.Array:
-    """Return int64 [n]: for each row asked, which row of the fetched ones is its own; null where there is none."""
-    stands = np.empty(len(fetched), dtype=np.int64)
-    stands[fetched] = np.arange(len(fetched))
-    found = np.full(n, -1, dtype=np.int64)
-    found[place] = stands[of_winner]
-    return pa.array(found, mask=found < 0)
+class _Group(NamedTuple):
+    """A row group with the rows of it that are wanted, counted from its first."""
+
+    file: str
+    metadata: pq.FileMetaData
+    number: int
+    lines: NDArray[np.int64]
 
 
-def _number(connection: duckdb.DuckDBPyConnection, entities: pa.Table, n_keys: int) -> None:
-    """Make the tables ``numbers`` (k0.., entity) and ``entities`` (place, entity, t); sorting numbers is cheap.
+def _groups(files: list[str], rows: NDArray[np.int64]) -> Iterator[_Group]:
+    """Yield the row groups that hold any of the rows."""
+    starts = np.searchsorted(rows, np.arange(len(files)) << _LINE_BITS)
+    for place, (file, lines) in enumerate(zip(files, np.split(rows, starts[1:]), strict=True)):
+        if not len(lines):
+            continue
+        metadata = pq.read_metadata(file)
+        begin = place << _LINE_BITS
+        for number in range(metadata.num_row_groups):
+            end = begin + metadata.row_group(number).num_rows
+            within = lines[slice(*np.searchsorted(lines, (begin, end)))]
+            if len(within):
+                yield _Group(file, metadata, number, within - begin)
+            begin = end
 
-    A null key has no number, as it is equal to nothing.
+
+def _number(connection: duckdb.DuckDBPyConnection, asked: pa.Table) -> None:
+    """Make the tables ``numbers`` (k0.., entity) and ``entities`` (place, entity, t) of rows with k0.. and t.
+
+    Sorting numbers is cheap. A null key has none, as it is equal to nothing.
     """
-    keys = [f"k{n}" for n in range(n_keys)]
-    connection.register("asked", entities)
+    keys = ", ".join(name for name in asked.column_names if name != "t")
+    connection.register("asked", asked)
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE numbers AS SELECT *, row_number() OVER () AS entity "
-        f"FROM (SELECT DISTINCT {', '.join(keys)} FROM asked)"
+        "CREATE OR REPLACE TEMP TABLE numbers AS SELECT *, (row_number() OVER ())::UINTEGER AS entity "
+        f"FROM (SELECT DISTINCT {keys} FROM asked)"
     )
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE entities AS SELECT place, entity, epoch_us(t) AS t "
-        f"FROM (SELECT *, row_number() OVER () - 1 AS place FROM asked) JOIN numbers USING ({', '.join(keys)})"
+        f"FROM (SELECT *, row_number() OVER () - 1 AS place FROM asked) JOIN numbers USING ({keys})"
     )
 
 
 def _candidates(connection: duckdb.DuckDBPyConnection, files: list[str], read: Read) -> None:
     """Make the table ``candidates``: of each entity, at most one row for each time from which on it counts.
 
-    ``happened`` and ``seen`` are event time and the time from which on a row counts, ``file`` and ``line`` where it
-    stands. An ASOF join takes the row that was seen last. That is the one to take only if nothing seen before it
+    ``happened`` and ``seen`` are event time and the time from which on a row counts. An ASOF join takes the row that was seen last. That is the one to take only if nothing seen before it
     happened later, so rows that never become the newest are dropped first.
     """
     time = f"CAST(s.{quoted(read.time)} AS TIMESTAMPTZ)"
@@ -181,7 +198,7 @@ def _candidates(connection: duckdb.DuckDBPyConnection, files: list[str], read: R
     same = " AND ".join(f"s.{quoted(key)} = n.k{place}" for place, key in enumerate(read.keys))
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE known AS SELECT n.entity, epoch_us({time}) AS happened, "
-        f"epoch_us({created}) AS created, epoch_us({seen}) AS seen, s.file_index AS file, s.file_row_number AS line "
+        f"epoch_us({created}) AS created, epoch_us({seen}) AS seen, {STANDS} AS stands "
         f"FROM read_parquet($files) s JOIN numbers n ON {same} WHERE {' AND '.join(needed)}",
         {"files": files},
     )
@@ -194,7 +211,7 @@ def _candidates(connection: duckdb.DuckDBPyConnection, files: list[str], read: R
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE newest AS "
         "WITH ranked AS (SELECT *, row_number() OVER "
-        "(PARTITION BY entity ORDER BY happened, created NULLS FIRST, file, line) AS rank FROM known), "
+        "(PARTITION BY entity ORDER BY happened, created NULLS FIRST, stands) AS rank FROM known), "
         "compared AS (SELECT *, max(rank) OVER so_far AS best, lead(seen) OVER so_far AS next_seen FROM ranked "
         "WINDOW so_far AS (PARTITION BY entity ORDER BY seen, rank)) "
         "SELECT * FROM compared WHERE rank = best AND next_seen IS DISTINCT FROM seen"
@@ -203,14 +220,14 @@ def _candidates(connection: duckdb.DuckDBPyConnection, files: list[str], read: R
 
 
 @contextmanager
-def connect(config: Any, threads: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect(config: Any) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a database in memory, with the limits of the store's configuration."""
     store = config.offline_store
     with (
         tempfile.TemporaryDirectory(prefix="tessera-join-") as spill,
         duckdb.connect(
             config={
-                "threads": threads or store.threads,
+                "threads": store.threads,
                 "memory_limit": store.memory,
                 "temp_directory": spill,
                 "preserve_insertion_order": False,
@@ -234,7 +251,7 @@ def while_unchanged(pattern: str, ask: Callable[[list[str]], pa.Table]) -> pa.Ta
             raise FileNotFoundError(f"{pattern} does not exist")
         try:
             answer = ask([path for path, *_ in before])
-        except duckdb.IOException:
+        except (duckdb.IOException, pa.ArrowException, OSError):
             if _identity(pattern) == before:
                 raise
             continue

@@ -21,6 +21,7 @@ from typing import Any
 
 import duckdb
 import ibis
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast.data_format import ParquetFormat
@@ -36,7 +37,7 @@ from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_
 from feast.on_demand_feature_view import OnDemandFeatureView
 from pydantic import StrictStr
 
-from serving.asof_join import Read, connect, fetch, identifiers, join, quoted, while_unchanged
+from serving.asof_join import STANDS, Read, connect, fetch, identifiers, join, quoted, while_unchanged
 
 
 class AsofOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -141,12 +142,12 @@ class AsofOfflineStore(DuckDBOfflineStore):
         def ask(connection: duckdb.DuckDBPyConnection, files: list[str]) -> pa.Table:
             newest = ", ".join(f"{quoted(name)} DESC NULLS LAST" for name in order)
             won = connection.execute(
-                "SELECT file_index AS file, file_row_number AS line FROM read_parquet($files) "
+                f"SELECT {STANDS} AS stands FROM read_parquet($files) "
                 f"WHERE {quoted(timestamp_field)} BETWEEN $start AND $end QUALIFY row_number() OVER ("
-                f"PARTITION BY {identifiers(join_key_columns)} ORDER BY {newest}, file DESC, line DESC) = 1",
+                f"PARTITION BY {identifiers(join_key_columns)} ORDER BY {newest}, stands DESC) = 1",
                 {"files": files, "start": start_date.astimezone(UTC), "end": end_date.astimezone(UTC)},
-            ).to_arrow_table()
-            return fetch(config, files, won, columns).drop_columns("id")
+            ).fetchnumpy()
+            return fetch(config, files, np.sort(won["stands"]), columns)
 
         def latest() -> pa.Table:
             with connect(config) as connection:

@@ -16,11 +16,12 @@
             {% endif %}
             {% set relation = api.Relation.create(database=mart.database, schema=mart.schema, identifier=mart.alias) %}
             {% set column = mart.config.meta.get('part_by') %}
+            {% set has_arrays = '[]' in mart.columns.values() | map(attribute='data_type') | join %}
             {% if column %}
                 {% set is_date = mart.columns[column].data_type == 'date' %}
-                {% do export_parts(relation, column, is_date, key, target ~ '/' ~ mart.name, period, ranges.get(column)) %}
+                {% do export_parts(relation, column, is_date, key, target ~ '/' ~ mart.name, period, ranges.get(column), has_arrays) %}
             {% else %}
-                {% do run_query(write_parquet(select_sorted(relation, key), target ~ '/' ~ mart.name ~ '.parquet')) %}
+                {% do run_query(write_parquet(select_sorted(relation, key), target ~ '/' ~ mart.name ~ '.parquet', has_arrays)) %}
             {% endif %}
             {% do log('exported ' ~ mart.name, info=true) %}
         {% endfor %}
@@ -28,7 +29,7 @@
 {% endmacro %}
 
 
-{% macro export_parts(relation, column, is_date, key, folder, period, range) %}
+{% macro export_parts(relation, column, is_date, key, folder, period, range, has_arrays) %}
     {% set day = column if is_date else utc_date(column) %}
     {% set parts = run_query('select distinct ' ~ period_start(day, period) ~ ' as part from ' ~ relation ~ ' order by part').columns[0].values() %}
     {% set bounds %}
@@ -38,13 +39,13 @@
     {% endset %}
     {% set first, last = run_query(bounds).rows[0].values() %}
     {% if not parts %}
-        {% do run_query(write_parquet(select_sorted(relation, key), folder ~ '/none.parquet')) %}
+        {% do run_query(write_parquet(select_sorted(relation, key), folder ~ '/none.parquet', has_arrays)) %}
     {% endif %}
     {% for part in parts if (first is none or part >= first) and (last is none or part <= last) %}
         {% set next_part = run_query('select ' ~ next_period("date '" ~ part ~ "'", period)).rows[0][0] %}
         {% set start, end = (["date '" ~ part ~ "'", "date '" ~ next_part ~ "'"] if is_date else [moment(part), moment(next_part)]) %}
         {% set condition = column ~ ' >= ' ~ start ~ ' and ' ~ column ~ ' < ' ~ end %}
-        {% do run_query(write_parquet(select_sorted(relation, key, condition), folder ~ '/' ~ part ~ '.parquet')) %}
+        {% do run_query(write_parquet(select_sorted(relation, key, condition), folder ~ '/' ~ part ~ '.parquet', has_arrays)) %}
     {% endfor %}
 {% endmacro %}
 

@@ -51,6 +51,19 @@ def test_every_mart_is_exported_in_the_order_of_its_key(full: Built) -> None:
         assert len(keys) == len(set(keys))
 
 
+def test_strings_in_arrays_are_stored_in_a_dictionary(full: Built) -> None:
+    items = 0
+    for path in files_of(full.marts, "ftr_user__history"):
+        metadata = pq.read_metadata(path)
+        leaves = [metadata.row_group(0).column(place) for place in range(metadata.num_columns)]
+        (leaf,) = (leaf for leaf in leaves if leaf.path_in_schema.startswith("recent_items."))
+        assert leaf.has_dictionary_page
+        recent = pq.read_table(path)["recent_items"]
+        items = max(items, len(set(recent.combine_chunks().flatten().to_pylist())) / len(recent))
+    # So many that DuckDB would not make one by itself.
+    assert items > 1 / 5
+
+
 @pytest.mark.parametrize(("name", "column"), sorted(PARTED.items()))
 def test_a_part_holds_the_week_that_names_it(full: Built, name: str, column: str) -> None:
     files = files_of(full.marts, name)
