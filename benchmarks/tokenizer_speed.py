@@ -218,7 +218,7 @@ def _measure(vectors: NDArray[np.float32], codec: Codec) -> Outcome:
     codes = encode()
     done = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    missed = reconstruction_error(vectors[:_JUDGED], decode(codes[:_JUDGED]))
+    missed = reconstruction_error(vectors[:_JUDGED], codes[:_JUDGED], decode)
     return Outcome(fitted - before, len(vectors) / (done - fitted), missed, peak)
 
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml import tokenizers
 from ml.artifacts import ArtifactError, current, read_json, read_manifest, write_manifest
 from ml.tokenizers.items import ItemData
 from ml.tokenizers.lifecycle import (
@@ -19,9 +18,11 @@ from ml.tokenizers.lifecycle import (
     load_tokenizer,
     make_live,
 )
-from ml.tokenizers.residual_kmeans import ResidualKMeans
 
 _PARAMS = {"levels": 2, "code_size": 4}
+# A tokenizer that gives an item three IDs.
+_SEVERAL = _PARAMS | {"hidden": [8], "latent": 4, "epochs": 20, "warm_up": 2, "batch": 8, "checkpoints": 3}
+_SEVERAL |= {"schedule": "constant", "lr": 0.02}
 
 
 def _vectors(n: int = 30, seed: int = 0) -> np.ndarray:
@@ -187,73 +188,40 @@ def test_any_nights_keep_every_old_id_and_all_ids_distinct(
         known = found
 
 
-class Nearest(ResidualKMeans):
-    """A family that keeps the code books it begins from, and can tell several IDs of an item."""
-
-    kind = "nearest"
-    identifiers = 3
-
-    def _fit(self, scaled, items, seed, start):  # type: ignore[no-untyped-def]
-        if start is None:
-            return super()._fit(scaled, items, seed, None)
-        self._books = start._books
-        return {"begun": True}
-
-    def encode_all(self, items: ItemData) -> np.ndarray:
-        codes = self.encode(items)
-        return np.stack([np.zeros_like(codes), codes[:, ::-1], codes])
-
-
-@pytest.fixture
-def nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tokenizers._KINDS, "nearest", (__name__, "Nearest"))
-
-
-@pytest.mark.usefixtures("nearest")
 def test_a_warm_start_changes_few_ids_and_says_what_it_began_from(tmp_path: Path) -> None:
     out = tmp_path / "tokenizers"
     some, every = _items(_vectors()[:20], _ids()[:20]), _items(_vectors())
-    first = fit_tokenizer(some, "nearest", _PARAMS, 0, {}, out)
+    first = fit_tokenizer(some, "residual_kmeans", _PARAMS, 0, {}, out)
     before = assign_semantic_ids(first, some, None, tmp_path / "ids")
-    cold = fit_tokenizer(every, "nearest", _PARAMS, 0, {}, out)
-    warm = fit_tokenizer(every, "nearest", _PARAMS, 0, {}, out, start=first)
+    cold = fit_tokenizer(every, "residual_kmeans", _PARAMS, 0, {}, out)
+    warm = fit_tokenizer(every, "residual_kmeans", _PARAMS, 0, {}, out, start=first)
     assert len({first, cold, warm}) == 3
     assert read_manifest(cold).recipe["start"] is None
     assert read_manifest(warm).recipe["start"] == first.name
-    assert read_manifest(warm).metrics["begun"]
     churn = {
         name: read_json(assign_semantic_ids(folder, every, before, tmp_path / "ids") / "report.json")["churn"]
         for name, folder in (("cold", cold), ("warm", warm))
     }
-    assert churn["warm"] == {
-        "kept": 20,
-        "added": 10,
-        "removed": 0,
-        "changed": 0,
-        "first_code": 0,
-        "neighbourhood": 0,
-    }
+    for measure in ("changed", "first_code", "neighbourhood"):
+        assert churn["warm"][measure] < churn["cold"][measure]
     assert churn["cold"]["changed"] > 0.3
-    assert churn["cold"]["neighbourhood"] > 0
 
 
-@pytest.mark.usefixtures("nearest")
 def test_what_cannot_be_begun_from_is_passed_over(tmp_path: Path) -> None:
     out, items = tmp_path / "tokenizers", _items(_vectors())
-    narrow = fit_tokenizer(_items(_vectors()[:, :5]), "nearest", _PARAMS, 0, {}, out)
-    other_size = fit_tokenizer(items, "nearest", _PARAMS | {"code_size": 5}, 0, {}, out)
-    other_kind = fit_tokenizer(items, "residual_kmeans", _PARAMS, 0, {}, out)
-    cold = fit_tokenizer(items, "nearest", _PARAMS, 0, {}, out)
+    narrow = fit_tokenizer(_items(_vectors()[:, :5]), "residual_kmeans", _PARAMS, 0, {}, out)
+    other_size = fit_tokenizer(items, "residual_kmeans", _PARAMS | {"code_size": 5}, 0, {}, out)
+    other_kind = fit_tokenizer(items, "product_quantization", _PARAMS, 0, {}, out)
+    cold = fit_tokenizer(items, "residual_kmeans", _PARAMS, 0, {}, out)
     for start in (narrow, other_size, other_kind):
-        assert fit_tokenizer(items, "nearest", _PARAMS, 0, {}, out, start) == cold
+        assert fit_tokenizer(items, "residual_kmeans", _PARAMS, 0, {}, out, start) == cold
 
 
-@pytest.mark.usefixtures("nearest")
 def test_fitting_again_from_its_own_result_is_that_result(tmp_path: Path) -> None:
-    first = fit_tokenizer(_items(_vectors()[:20]), "nearest", _PARAMS, 0, {}, tmp_path)
-    warm = fit_tokenizer(_items(_vectors()), "nearest", _PARAMS, 0, {}, tmp_path, first)
-    assert fit_tokenizer(_items(_vectors()), "nearest", _PARAMS, 0, {}, tmp_path, warm) == warm
-    assert fit_tokenizer(_items(_vectors()), "nearest", _PARAMS, 1, {}, tmp_path, warm) != warm
+    first = fit_tokenizer(_items(_vectors()[:20]), "residual_kmeans", _PARAMS, 0, {}, tmp_path)
+    warm = fit_tokenizer(_items(_vectors()), "residual_kmeans", _PARAMS, 0, {}, tmp_path, first)
+    assert fit_tokenizer(_items(_vectors()), "residual_kmeans", _PARAMS, 0, {}, tmp_path, warm) == warm
+    assert fit_tokenizer(_items(_vectors()), "residual_kmeans", _PARAMS, 1, {}, tmp_path, warm) != warm
 
 
 def test_equal_codes_of_a_new_tokenizer_keep_the_whole_id(tokenizer: Path, tmp_path: Path) -> None:
@@ -273,9 +241,8 @@ def test_equal_codes_of_a_new_tokenizer_keep_the_whole_id(tokenizer: Path, tmp_p
     assert len(set(after.values())) == 6
 
 
-@pytest.mark.usefixtures("nearest")
 def test_every_identifier_is_distinct_and_frozen(tmp_path: Path) -> None:
-    fitted = fit_tokenizer(_items(_vectors()), "nearest", _PARAMS, 0, {}, tmp_path / "tokenizers")
+    fitted = fit_tokenizer(_items(_vectors()), "rqvae", _SEVERAL, 0, {}, tmp_path / "tokenizers")
     first = assign_semantic_ids(fitted, _items(_vectors()[:20], _ids()[:20]), None, tmp_path / "ids")
     # Tomorrow the first five have left.
     second = assign_semantic_ids(fitted, _items(_vectors()[5:], _ids()[5:]), first, tmp_path / "ids")
@@ -286,8 +253,7 @@ def test_every_identifier_is_distinct_and_frozen(tmp_path: Path) -> None:
     np.testing.assert_array_equal(after.identifiers[:, :20], before.identifiers)
     np.testing.assert_array_equal(after.identifiers[-1], after.codes)
     assert [len(np.unique(codes, axis=0)) for codes in after.identifiers] == [30, 30, 30]
-    np.testing.assert_array_equal(after.identifiers[0, :, 2], np.arange(30))
-    np.testing.assert_array_equal(after.identifiers[1, :, :2], after.codes[:, 1::-1])
+    assert (after.identifiers[0] != after.codes).any()
     assert (after.identifiers.max(axis=(0, 1)) < after.code_sizes).all()
 
 

@@ -171,12 +171,12 @@ def test_items_that_follow_each_other_get_codes_alike(switch: str) -> None:
 
 def test_uniform_mapping_leaves_no_collision_and_uses_codes_alike() -> None:
     items, _ = _planted()
-    few = {"levels": 2, "code_size": 32}
+    few = {"levels": 2, "code_size": 48}
     plain, uniform = _fit(items, **few), _fit(items, **few, sinkhorn=0.05, reassign=True)
     codes = [tokenizer.encode(items) for tokenizer in (plain, uniform)]
     assert uniqueness(codes[0])["share_unique"] < 0.5
     assert uniqueness(codes[1])["share_unique"] == 1
-    usage = [code_usage(each[:, -1], 32) for each in codes]
+    usage = [code_usage(each[:, -1], 48) for each in codes]
     assert usage[1]["perplexity"] > usage[0]["perplexity"]
     assert usage[1]["gini"] < 0.8 * usage[0]["gini"]
 
