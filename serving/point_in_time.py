@@ -2,7 +2,7 @@
 
 Feast's own DuckDB store joins each row with everything that was known before it, wide columns included, and then keeps
 the latest. Here narrow columns find the winners first (keys, times, and where the row stands), and the wide columns are
-read for the winners only.
+kept for the winners only.
 
 What is returned is what Feast's store returns: of the rows with ``event_timestamp`` (and, with
 ``filter_by_created_timestamp``, ``created_timestamp``) not later than the asked time, the one with the latest
@@ -46,7 +46,7 @@ class AsofOfflineStoreConfig(DuckDBOfflineStoreConfig):
     Parameters
     ----------
     threads
-        Threads of DuckDB.
+        Threads that read and join.
     memory
         What DuckDB may hold before it spills, as DuckDB writes sizes.
     """

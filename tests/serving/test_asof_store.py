@@ -69,7 +69,9 @@ def write(folder: Path, rows: list[Known], cuts: list[int]) -> None:
             "place": pa.array(range(start, end), pa.int64()),
             "wide": pa.array([[str(n)] * (n % 3) for n in range(start, end)], pa.list_(pa.string())),
         }
-        pq.write_table(pa.table(columns), folder / f"{part:03}.parquet")
+        pq.write_table(
+            pa.table(columns), folder / f"{part:03}.parquet", row_group_size=6_000 if len(rows) > 100 else 3
+        )
 
 
 KEYS = st.sampled_from(["a", "b", None])
@@ -290,6 +292,41 @@ def test_join_equals_a_hand_written_asof(tmp_path: Path) -> None:
     assert found["row"].to_pylist() == list(range(n_asked))
     assert found["place"].to_pylist() == expected["place"].to_pylist()
     assert 0 < found["place"].null_count < n_asked
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_rows_are_fetched_with_their_types(tmp_path: Path, dictionary: bool) -> None:
+    n = 60
+    words = [None if k % 5 == 0 else [None if k % 7 == 0 else f"w{k % 9}"] * (k % 4) for k in range(n)]
+    stored = pa.table(
+        {
+            "unread": pa.array(["x"] * n),
+            "word": pa.array([None if k % 3 == 0 else f"w{k % 4}" for k in range(n)]),
+            "large": pa.array([str(k) for k in range(n)], pa.large_string()),
+            "bytes": pa.array([bytes([k]) for k in range(n)]),
+            "flag": pa.array([k % 2 == 0 for k in range(n)]),
+            "time": pa.array([at(k) for k in range(n)], TIME),
+            "words": pa.array(words, pa.list_(pa.string())),
+            "times": pa.array([[k] * (k % 3) for k in range(n)], pa.list_(pa.int64())),
+            "nested": pa.array([[[str(k)]] * (k % 2) for k in range(n)], pa.list_(pa.list_(pa.string()))),
+            "record": pa.array([{"a": str(k), "b": k} for k in range(n)]),
+        }
+    )
+    parts = [stored.slice(0, 25), stored.slice(25, 0), stored.slice(25)]
+    files = [str(tmp_path / f"{place}.parquet") for place in range(len(parts))]
+    for part, file in zip(parts, files, strict=True):
+        pq.write_table(part, file, row_group_size=8, use_dictionary=dictionary)
+    stands = np.array([k if k < 25 else (2 << 40) + k - 25 for k in range(n)])
+    columns = stored.column_names[:0:-1]
+
+    for chosen in ([], [0], [7, 8, 24, 25, 59], list(range(40, 60)), list(range(n))):
+        found = asof_join.fetch(CONFIG, files, stands[chosen], columns)
+        assert found.schema == stored.select(columns).schema
+        assert found.equals(stored.select(columns).take(pa.array(chosen, pa.int64())))
+    places = [2, None, 0, 2, 1]
+    found = asof_join.fetch(CONFIG, files, stands[[3, 30, 31]], columns, pa.array(places))
+    rows = [None if place is None else [3, 30, 31][place] for place in places]
+    assert found.equals(stored.select(columns).take(pa.array(rows)))
 
 
 def test_rows_asked_in_chunks_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
