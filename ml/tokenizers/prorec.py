@@ -44,7 +44,7 @@ class PRORecParams(ResidualPairParams):
         Of both.
     """
 
-    align: Annotated[float, Field(ge=0)] = 0.1
+    align: Annotated[float, Field(ge=0)] = 0.3
     distil: Annotated[float, Field(ge=0)] = 1.0
     temperature: Annotated[float, Field(gt=0)] = 0.1
 
