@@ -62,4 +62,6 @@ def build(kind: str, params: dict[str, Any]) -> Tokenizer:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ArtifactError(f"tokenizer {kind}: parameter {where!r}: {first['msg']}") from None
+        told = first["msg"].removeprefix("Value error, ")
+        # What no single parameter is to blame for has no place.
+        raise ArtifactError(f"tokenizer {kind}: {f'parameter {where!r}: ' if where else ''}{told}") from None

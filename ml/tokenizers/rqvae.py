@@ -75,12 +75,12 @@ class RQVAEParams(CodebookParams):
         arXiv:2504.04400).
     """
 
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (512, 256)
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256,)
     latent: Annotated[int, Field(ge=1)] | None = 64
-    epochs: Annotated[int, Field(ge=1)] = 60
+    epochs: Annotated[int, Field(ge=1)] = 300
     warm_up: Annotated[int, Field(ge=0)] = 10
-    batch: Annotated[int, Field(ge=1)] = 512
-    lr: Annotated[float, Field(gt=0)] = 2e-3
+    batch: Annotated[int, Field(ge=1)] = 256
+    lr: Annotated[float, Field(gt=0)] = 5e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     schedule: Literal["cosine", "constant"] = "cosine"
     beta: Annotated[float, Field(ge=0)] = 0.25

@@ -85,7 +85,9 @@ class Training:
             {"params": weights, "weight_decay": params.weight_decay},
             {"params": [network.quantizer.books], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=params.lr)
+        self.optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=params.lr, fused=True
+        )
 
     def run(self) -> Trained:
         """Train.
