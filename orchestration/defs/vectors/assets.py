@@ -8,7 +8,7 @@ import dagster as dg
 
 from ml.artifacts import CURRENT, current, read_manifest
 from ml.vectors.behaviour import update_behaviour_vectors
-from ml.vectors.encoder import update_text_encoder
+from ml.vectors.encoder import TuningParams, update_text_encoder
 from ml.vectors.fused import update_fused_vectors
 from ml.vectors.text import update_text_vectors
 from orchestration.defs.warehouse.assets import marts
@@ -27,6 +27,7 @@ def text_encoder() -> dg.MaterializeResult:
             settings.marts,
             settings.encoders,
             settings.encoder,
+            TuningParams(precision=settings.encoder_precision),
             seed=settings.seed,
             prompt=settings.encoder_prompt,
         )
