@@ -89,7 +89,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--users", type=int, help="take only so many users, and the items that they met")
-    parser.add_argument("--tune", default="{}", help="parameters of the tuning that differ, as JSON")
+    parser.add_argument(
+        "--tune",
+        default="{}",
+        help="parameters of the tuning that differ, as JSON; texts are encoded in its precision too",
+    )
     parser.add_argument("--out", type=Path, help="write the figures here instead of benchmarks/results")
     options = parser.parse_args(argv)
     if options.root is None:
@@ -125,7 +129,7 @@ def measure(
     """Return a row for each comparison, warm and cold."""
     found: dict[str, list[tuple[float, float]]] = {}
     spent: dict[str, list[float]] = {}
-    carried = encode_texts(texts)
+    carried = encode_texts(texts, precision=params.precision)
 
     def judge(name: str, make: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
         began = time.process_time()
@@ -192,7 +196,7 @@ def tuned(texts: list[str], asked: Asked, params: TuningParams, seed: int) -> ND
     sys.stdout.write(f"  loss {np.mean(losses[:tail]):.3f} to {np.mean(losses[-tail:]):.3f}\n")
     with tempfile.TemporaryDirectory(prefix="tessera-encoder-") as folder:
         encoder.save(folder, create_model_card=False)
-        return encode_texts(texts, folder)
+        return encode_texts(texts, folder, params.precision)
 
 
 def fusions(

@@ -24,7 +24,7 @@ from ml.artifacts import (
 )
 from ml.evaluation.splits import training_histories
 from ml.histories import Histories, read_histories
-from ml.vectors.store import KIND, live_or_none, read_catalogue, save_vectors, turned
+from ml.vectors.store import KIND, if_like, read_catalogue, save_vectors, turned
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -155,15 +155,13 @@ def ppmi_svd(
 
 
 def update_behaviour_vectors(
-    marts: Path, out: Path, dim: int = 64, seed: int = 0, method: Method = "ppmi"
+    marts: Path, out: Path, dim: int = 64, seed: int = 0, method: Method = "ppmi", anchor: Path | None = None
 ) -> Path:
     """Learn vectors from the ``user_histories`` mart and make them live.
 
     Only events that are training data under both protocols count, whatever the method. Vectors become semantic IDs,
     and semantic IDs are what models of both protocols train on and are tested with: a transition into a validation
     or test event, once in the vectors, would tell the model its answers.
-
-    Vectors of the same method and width as the live ones are turned onto them (`ml.vectors.store.turned`).
 
     Parameters
     ----------
@@ -177,6 +175,9 @@ def update_behaviour_vectors(
         Seed of the method's random choices.
     method
         ``ppmi`` (:func:`ppmi_svd`), ``als`` or ``sasrec`` (`ml.vectors.learned`).
+    anchor
+        A version of ``out`` to turn onto if it is of the same method and width (`ml.vectors.store.turned`): what the
+        live tokenizer was fitted to.
 
     Returns
     -------
@@ -195,16 +196,15 @@ def update_behaviour_vectors(
     recipe = {"name": "behaviour", "method": method, "width": dim} | _settings(method, dim, len(train.items))
     seen = hash_bytes(train.offsets.tobytes(), train.items.tobytes())
     recipe["learned"] = hash_json([recipe, seed, hash_json(catalogue), seen])
-    if (live := live_or_none(out, learned=recipe["learned"])) is not None:
-        return live
-    before = live_or_none(out, method=method, width=dim)
-    recipe["turned_to"] = before.name if before else None
-    version = hash_json(recipe)
+    anchor = if_like(anchor, method=method, width=dim)
+    recipe["turned_to"] = anchor.name if anchor else None
+    same = if_like(anchor, learned=recipe["learned"])
+    version = same.name if same else hash_json(recipe)
     if is_complete(out / version):
         set_current(out, version)
         return out / version
     vectors = behaviour_vectors(train, len(catalogue), dim, seed, method)
-    vectors = turned(before, catalogue, vectors)
+    vectors = turned(anchor, catalogue, vectors)
     known = np.flatnonzero(np.any(vectors != 0, axis=1))
     manifest = Manifest(
         kind=KIND,

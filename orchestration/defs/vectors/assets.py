@@ -6,14 +6,15 @@ from pathlib import Path
 
 import dagster as dg
 
-from ml.artifacts import CURRENT, current, read_manifest
+from ml.artifacts import current, read_manifest
 from ml.vectors.behaviour import update_behaviour_vectors
-from ml.vectors.encoder import update_text_encoder
+from ml.vectors.encoder import TuningParams, update_text_encoder
 from ml.vectors.fused import update_fused_vectors
 from ml.vectors.text import update_text_vectors
 from orchestration.defs.warehouse.assets import marts
 from orchestration.failures import RETRY, one_line_failures
-from orchestration.settings import Settings, get_settings
+from orchestration.settings import get_settings
+from orchestration.vectors import anchors, encoder_in_use
 
 
 @dg.asset(group_name="vectors", kinds={"sentence-transformers"}, deps=[marts], retry_policy=RETRY)
@@ -27,6 +28,7 @@ def text_encoder() -> dg.MaterializeResult:
             settings.marts,
             settings.encoders,
             settings.encoder,
+            TuningParams(precision=settings.encoder_precision),
             seed=settings.seed,
             prompt=settings.encoder_prompt,
         )
@@ -50,20 +52,17 @@ def item_text_vectors() -> dg.MaterializeResult:
     return _result(folder)
 
 
-def encoder_in_use(settings: Settings) -> str:
-    """Return the tuned encoder where one is wanted and there is one, else the one that the settings name."""
-    if settings.tune_encoder and (settings.encoders / CURRENT).is_file():
-        return str(current(settings.encoders))
-    return settings.encoder
-
-
 @dg.asset(group_name="vectors", kinds={"scipy"}, deps=[marts], retry_policy=RETRY)
 def item_behaviour_vectors() -> dg.MaterializeResult:
     """What training events say about items: transitions factorised, or learned by ALS or SASRec."""
     settings = get_settings()
     with one_line_failures():
         folder = update_behaviour_vectors(
-            settings.marts, settings.vectors / "behaviour", seed=settings.seed, method=settings.behaviour
+            settings.marts,
+            settings.vectors / "behaviour",
+            seed=settings.seed,
+            method=settings.behaviour,
+            anchor=anchors(settings).get("behaviour"),
         )
     return _result(folder)
 
@@ -85,6 +84,7 @@ def item_fused_vectors() -> dg.MaterializeResult:
             settings.vectors / "fused",
             settings.fusion,
             settings.fusion_width,
+            anchors(settings).get("fused"),
         )
     return _result(folder)
 

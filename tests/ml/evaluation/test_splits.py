@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.evaluation.splits import cutoffs, split, training_mask
+from ml.evaluation.splits import cutoffs, split, training_histories, training_mask
 from ml.histories import Histories
 
 timed_rows = st.lists(st.lists(st.integers(0, 12), max_size=7).map(sorted), max_size=6)
@@ -71,6 +71,10 @@ def test_training_mask_is_what_both_protocols_train_on(rows: list[list[int]]) ->
     histories = timed(rows)
     seen = [set(split(histories, p).train.items.tolist()) for p in ("leave_one_out", "temporal")]
     assert set(histories.items[training_mask(histories)].tolist()) == seen[0] & seen[1]
+    train = training_histories(histories)
+    assert len(train) == len(histories)
+    assert train.items.tolist() == histories.items[training_mask(histories)].tolist()
+    assert train.users.tolist() == histories.users[training_mask(histories)].tolist()
 
 
 def test_event_at_a_cutoff_is_later() -> None:

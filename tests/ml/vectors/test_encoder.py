@@ -127,3 +127,13 @@ def test_nothing_to_tune_on_is_one_line(tiny_encoder: Path, tmp_path: Path) -> N
     with pytest.raises(ArtifactError, match="lower the learning rate"):
         update_text_encoder(marts, tmp_path / "out", str(tiny_encoder), wild)
     assert not (tmp_path / "out" / "CURRENT").exists()
+
+
+def test_half_precision_tunes_weights_that_stay_whole(tiny_encoder: Path) -> None:
+    texts = sorted(TITLES.values())
+    friends = [[texts.index(TITLES[word]) for word in pair] for pair in FRIENDS]
+    pairs = text_pairs(Histories.of(friends), np.arange(8), 8, 1, 1.0)
+    model = load_encoder(str(tiny_encoder))
+    losses = tune(model, texts, pairs, PARAMS.model_copy(update={"precision": "bfloat16"}), seed=0)
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

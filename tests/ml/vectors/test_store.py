@@ -3,11 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from vector_samples import write_marts
 
 from ml.artifacts import Manifest, current, read_manifest
 from ml.vectors.behaviour import Method, update_behaviour_vectors
+from ml.vectors.fused import update_fused_vectors
 from ml.vectors.store import load_vectors, save_vectors, turned
 
 
@@ -49,8 +52,8 @@ def test_a_night_of_events_does_not_turn_the_space(method: Method, tmp_path: Pat
     later = write_marts(tmp_path / "second", events, [])
     out = tmp_path / "out"
     first = update_behaviour_vectors(marts, out, 6, method=method)
-    second = update_behaviour_vectors(later, out, 6, seed=1, method=method)
-    alone = update_behaviour_vectors(later, tmp_path / "alone", 6, seed=1, method=method)
+    alone = update_behaviour_vectors(later, out, 6, seed=1, method=method)
+    second = update_behaviour_vectors(later, out, 6, seed=1, method=method, anchor=first)
     assert read_manifest(second).recipe["turned_to"] == first.name
     assert read_manifest(alone).recipe["turned_to"] is None
 
@@ -60,5 +63,35 @@ def test_a_night_of_events_does_not_turn_the_space(method: Method, tmp_path: Pat
         return float(np.linalg.norm(now - before) / np.linalg.norm(before))
 
     assert moved(second) < moved(alone) - 1e-3
-    # The same night again is the same version, although another now is live.
-    assert update_behaviour_vectors(later, out, 6, seed=1, method=method) == second == current(out)
+    # The same night again is the same version; what was learned from what the anchor was is the anchor.
+    assert update_behaviour_vectors(later, out, 6, seed=1, method=method, anchor=first) == second
+    assert update_behaviour_vectors(marts, out, 6, method=method, anchor=first) == first == current(out)
+    assert update_behaviour_vectors(later, out, 5, seed=1, method=method, anchor=first).name == (
+        update_behaviour_vectors(later, tmp_path / "narrow", 5, seed=1, method=method).name
+    )
+
+
+def test_a_projection_stays_where_the_anchor_is(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ids = [f"i{n:02}" for n in range(40)]
+    pq.write_table(pa.table({"item_id": ids}), tmp_path / "dim_items.parquet")
+    rows = rng.normal(size=(40, 6)).astype(np.float32)
+    made = []
+    for name, changed in (("one", 0.0), ("two", 0.3)):
+        manifest = Manifest(kind="vectors", version=name)
+        now = rows + changed * rng.normal(size=rows.shape).astype(np.float32)
+        made.append({"text": save_vectors(tmp_path / "text", manifest, ids, now)})
+    catalogue, out = tmp_path / "dim_items.parquet", tmp_path / "fused"
+    anchor = update_fused_vectors(catalogue, made[0], out, "project", 3)
+    alone = update_fused_vectors(catalogue, made[1], out, "project", 3)
+    turned_to = update_fused_vectors(catalogue, made[1], out, "project", 3, anchor)
+    assert read_manifest(turned_to).recipe["turned_to"] == anchor.name
+    assert read_manifest(anchor).recipe["versions"] == {"text": "one"}
+    near, far = (np.linalg.norm(load_vectors(f)[1] - load_vectors(anchor)[1]) for f in (turned_to, alone))
+    assert near < far
+    assert update_fused_vectors(catalogue, made[0], out, "project", 3, anchor) == anchor
+    # What is not projected has axes that mean something, and is not turned.
+    plain = update_fused_vectors(catalogue, made[0], out)
+    assert (
+        read_manifest(update_fused_vectors(catalogue, made[1], out, anchor=plain)).recipe["turned_to"] is None
+    )
