@@ -283,7 +283,7 @@ def _means(
     if len(empty):
         farthest = np.argsort(-distances, kind="stable")[: len(empty)]
         moved[empty[: len(farthest)]] = vectors[farthest]
-    return moved
+    return np.asarray(moved, np.float32)
 
 
 def _balance(
