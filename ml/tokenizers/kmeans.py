@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 _BLOCK = 1 << 16
 # The start needs a picture of the data, not all of it.
 _START_ROWS_PER_CENTRE = 64
-_START_STAGES, _STAGE_ITERATIONS = 6, 20
+_START_STAGES, _STAGE_ITERATIONS, _MOST_AXES = 5, 20, 96
 # Of the root mean square distance of a point from its centre along one axis.
 _JITTER = 0.3
 # Steps of the offsets of balanced centres between two moves of these.
@@ -209,15 +209,27 @@ def _start(vectors: NDArray[np.float32], n_centres: int, rng: np.random.Generato
     sample = subset(vectors, _START_ROWS_PER_CENTRE * n_centres, rng)
     mean = sample.mean(axis=0)
     sample = sample - mean
-    axes = np.linalg.eigh((sample.T @ sample).astype(np.float64))[1][:, ::-1].astype(np.float32)
+    width = sample.shape[1]
+    stages = np.unique(np.geomspace(min(2, width), min(_MOST_AXES, width), _START_STAGES).astype(int))
+    axes = _principal_axes(sample, int(stages[-1]), rng)
     turned = sample @ axes
-    width = turned.shape[1]
-    stages = np.unique(np.geomspace(min(2, width), width, _START_STAGES).astype(int))
     centres = _plus_plus(turned[:, : stages[0]], n_centres, rng)
-    for stage in stages[:-1]:
+    for stage in stages:
         centres = np.pad(centres, ((0, 0), (0, stage - centres.shape[1])))
         centres = _relax(np.ascontiguousarray(turned[:, :stage]), centres, rng)
-    return np.ascontiguousarray(centres @ axes[:, : centres.shape[1]].T + mean)
+    return np.ascontiguousarray(centres @ axes.T + mean)
+
+
+def _principal_axes(
+    centred: NDArray[np.float32], count: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return about the first axes [width, count], by subspace iteration: vectors may be thousands of columns wide."""
+    basis = rng.standard_normal((centred.shape[1], count), np.float32)
+    for _ in range(3):
+        basis = np.linalg.qr(centred.T @ (centred @ basis))[0]
+    turned = centred @ basis
+    inner: NDArray[np.float32] = np.linalg.eigh(turned.T @ turned)[1][:, ::-1]
+    return basis @ inner
 
 
 def subset(vectors: NDArray[np.float32], rows: int, rng: np.random.Generator) -> NDArray[np.float32]:
