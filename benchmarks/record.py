@@ -17,7 +17,19 @@ import psutil
 from ml.artifacts import package_versions, read_json, write_json
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("tessera", "duckdb", "pyarrow", "dbt-core", "dbt-duckdb", "feast", "dagster", "numpy")
+_PACKAGES = (
+    "tessera",
+    "duckdb",
+    "pyarrow",
+    "dbt-core",
+    "dbt-duckdb",
+    "feast",
+    "dagster",
+    "numpy",
+    "scipy",
+    "torch",
+    "faiss-cpu",
+)
 
 
 @dataclass(frozen=True)

@@ -125,11 +125,18 @@ def compare(case: Case, n: int, path: Path, repeats: int) -> list[Row]:
     rows: list[Row] = []
     for name, peer in (peers or {"": None}).items():
         title = f"{case.name} on {n:,}"
-        extra = {"peak_mb": ours.peak_mb, "peer_peak_mb": peer and peer.peak_mb, "repeats": repeats}
+        extra = {"peak_mb": ours.peak_mb, "peer_peak_mb": peer.peak_mb if peer else None, "repeats": repeats}
         rows += [
-            Row(f"{title}: fit", ours.fit, peer and peer.fit, name, "seconds", "lower", extra),
-            Row(f"{title}: encode", ours.encode, peer and peer.encode, name, "items/s", "higher"),
-            Row(f"{title}: error", ours.missed, peer and peer.missed, name, "share of variance", "lower"),
+            Row(f"{title}: fit", ours.fit, peer.fit if peer else None, name, "seconds", "lower", extra),
+            Row(f"{title}: encode", ours.encode, peer.encode if peer else None, name, "items/s", "higher"),
+            Row(
+                f"{title}: error",
+                ours.missed,
+                peer.missed if peer else None,
+                name,
+                "share of variance",
+                "lower",
+            ),
         ]
     for row in rows:
         sys.stdout.write(f"{row.case}: {row.ours:.4g}, {row.peer_name}: {row.peer}, ratio {row.ratio}\n")
@@ -157,7 +164,7 @@ def _ours(vectors: NDArray[np.float32], kind: str, params: dict[str, Any]) -> Co
 def _residual(vectors: NDArray[np.float32], levels: int, beam: int) -> Codec:
     import faiss
 
-    quantizer = faiss.ResidualQuantizer(vectors.shape[1], levels, CODE_BITS)
+    quantizer: Any = faiss.ResidualQuantizer(vectors.shape[1], levels, CODE_BITS)
     quantizer.max_beam_size = beam
     return (
         lambda: quantizer.train(vectors[:_SAMPLE]),
@@ -169,7 +176,7 @@ def _residual(vectors: NDArray[np.float32], levels: int, beam: int) -> Codec:
 def _product(vectors: NDArray[np.float32], levels: int) -> Codec:
     import faiss
 
-    quantizer = faiss.ProductQuantizer(vectors.shape[1], levels, CODE_BITS)
+    quantizer: Any = faiss.ProductQuantizer(vectors.shape[1], levels, CODE_BITS)
     return (
         lambda: quantizer.train(vectors[:_SAMPLE]),
         lambda: quantizer.compute_codes(vectors),
@@ -180,8 +187,8 @@ def _product(vectors: NDArray[np.float32], levels: int) -> Codec:
 def _rotated(vectors: NDArray[np.float32], levels: int) -> Codec:
     import faiss
 
-    rotation = faiss.OPQMatrix(vectors.shape[1], levels)
-    quantizer = faiss.ProductQuantizer(vectors.shape[1], levels, CODE_BITS)
+    rotation: Any = faiss.OPQMatrix(vectors.shape[1], levels)
+    quantizer: Any = faiss.ProductQuantizer(vectors.shape[1], levels, CODE_BITS)
     rotation.pq = quantizer
 
     def train() -> None:

@@ -61,8 +61,6 @@ class Tokenizer(Protocol):
         What `params` is an instance of.
     ordered
         Whether a code refines the codes before it, so that a prefix means something.
-    decodes
-        Whether `decode` exists.
     params
         As given.
     """
@@ -70,10 +68,14 @@ class Tokenizer(Protocol):
     kind: ClassVar[str]
     Params: ClassVar[type[TokenizerParams]]
     ordered: ClassVar[bool]
-    decodes: ClassVar[bool]
     params: Any
 
     def __init__(self, params: Any) -> None: ...
+
+    @property
+    def decodes(self) -> bool:
+        """Whether `decode` exists."""
+        ...
 
     @property
     def code_sizes(self) -> tuple[int, ...]:

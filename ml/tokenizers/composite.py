@@ -7,7 +7,6 @@ with a number. Both are this, with other parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -83,12 +82,11 @@ class Composite:
         """Fit every part; see `Tokenizer.fit`."""
         if start is not None and [part.kind for part in start.parts] != [part.kind for part in self.parts]:
             raise ArtifactError(f"{self.kind}: the tokenizer to begin from has other parts")
-        befores: Sequence[Tokenizer | None] = start.parts if start is not None else [None] * len(self.parts)
-        # Parts must not share their randomness, and the next seed is another fit's.
+        # Parts must not share their randomness.
         seeds = np.random.SeedSequence(seed).generate_state(len(self.parts))
         reports = [
-            part.fit(items, int(own), before)
-            for part, own, before in zip(self.parts, seeds, befores, strict=True)
+            part.fit(items, int(seeds[place]), None if start is None else start.parts[place])
+            for place, part in enumerate(self.parts)
         ]
         self._fitted = True
         return {"parts": reports}

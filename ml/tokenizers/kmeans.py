@@ -1,8 +1,10 @@
 """K-means in blocks, the same bytes every time: by Lloyd's iteration, by mini-batches, balanced.
 
-Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding" (SODA 2007) for the first centres, drawn in the
-plane of most variance and refined in more and more dimensions, after Liu, Lu and Shao, "Improved Residual Vector
-Quantization" (arXiv:1509.05195); Sculley, "Web-Scale K-Means Clustering" (WWW 2010) for mini-batches.
+The first centres are drawn as in Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding" (SODA 2007),
+in the plane of most variance. They are refined in more and more dimensions, after Liu, Lu and Shao, "Improved Residual
+Vector Quantization" (arXiv:1509.05195), and shaken less and less meanwhile, as in Zeger, Vaisey and Gersho, "Globally
+Optimal Vector Quantizer Design by Stochastic Relaxation" (IEEE Trans. Signal Processing, 1992). Mini-batches are those
+of Sculley, "Web-Scale K-Means Clustering" (WWW 2010).
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from numpy.typing import NDArray
 _BLOCK = 1 << 16
 # The start needs a picture of the data, not all of it.
 _START_ROWS_PER_CENTRE = 64
-_START_STAGES, _STAGE_ITERATIONS = 6, 10
-# Balancing: steps of the offsets before every move of the centres, and when these have come to rest.
-_STEPS, _LAST_STEPS = 8, 60
+_START_STAGES, _STAGE_ITERATIONS, _MOST_AXES = 5, 20, 96
+# Of the root mean square distance of a point from its centre along one axis.
+_JITTER = 0.3
+# Steps of the offsets of balanced centres between two moves of these.
+_BALANCE_STEPS = 60
 
 
 def kmeans(
@@ -122,7 +126,7 @@ def balanced_kmeans(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Cluster vectors into clusters of nearly equal size.
 
-    OneRec (arXiv:2502.18965, section 3.1) fills one cluster after the other with what is nearest of the rest, which
+    OneRec (arXiv:2502.18965) fills one cluster after the other with what is nearest of the rest, which
     leaves the last ones with what nobody wanted. Here each centre has an offset that is added to squared distances: of
     all assignments to clusters of given sizes, the one of least distance is of that form (the dual of the transport
     problem). What is more, an item that was not there in fitting is assigned by the same rule.
@@ -146,13 +150,16 @@ def balanced_kmeans(
     centres, offsets = start
     scale = float(nearest(vectors, centres)[1].mean(dtype=np.float64))
     for step in range(iterations):
-        offsets = _balance(vectors, centres, offsets, scale, _STEPS)
-        codes, distances = nearest(vectors, centres, offsets)
-        moved = _means(vectors, codes, distances, centres)
-        if step and float(np.square(moved - centres).sum(axis=1).mean()) < 1e-4 * scale:
-            break
+        offsets, even = _balance(vectors, centres, offsets, scale, _BALANCE_STEPS, 0.05)
+        codes, _ = nearest(vectors, centres, offsets)
+        counts = np.bincount(codes, minlength=n_centres)[:, None].astype(np.float32)
+        # A centre that nobody chose stays: its offset will bring somebody.
+        moved = np.where(counts > 0, _sums(vectors, codes, n_centres) / np.maximum(counts, 1), centres)
+        far = float(np.square(moved - centres).sum(axis=1).mean())
         centres = moved
-    return centres, _balance(vectors, centres, offsets, scale, _LAST_STEPS)
+        if even and step and far < 1e-4 * scale:
+            break
+    return centres, _balance(vectors, centres, offsets, scale, 5 * _BALANCE_STEPS, 0)[0]
 
 
 def nearest(
@@ -202,15 +209,27 @@ def _start(vectors: NDArray[np.float32], n_centres: int, rng: np.random.Generato
     sample = subset(vectors, _START_ROWS_PER_CENTRE * n_centres, rng)
     mean = sample.mean(axis=0)
     sample = sample - mean
-    axes = np.linalg.eigh((sample.T @ sample).astype(np.float64))[1][:, ::-1].astype(np.float32)
+    width = sample.shape[1]
+    stages = np.unique(np.geomspace(min(2, width), min(_MOST_AXES, width), _START_STAGES).astype(int))
+    axes = _principal_axes(sample, int(stages[-1]), rng)
     turned = sample @ axes
-    width = turned.shape[1]
-    stages = np.unique(np.geomspace(min(2, width), width, _START_STAGES).astype(int))
     centres = _plus_plus(turned[:, : stages[0]], n_centres, rng)
-    for stage in stages[:-1]:
+    for stage in stages:
         centres = np.pad(centres, ((0, 0), (0, stage - centres.shape[1])))
-        centres = _lloyd(np.ascontiguousarray(turned[:, :stage]), centres, _STAGE_ITERATIONS)
-    return np.ascontiguousarray(centres @ axes[:, : centres.shape[1]].T + mean)
+        centres = _relax(np.ascontiguousarray(turned[:, :stage]), centres, rng)
+    return np.ascontiguousarray(centres @ axes.T + mean)
+
+
+def _principal_axes(
+    centred: NDArray[np.float32], count: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return about the first axes [width, count], by subspace iteration: vectors may be thousands of columns wide."""
+    basis = rng.standard_normal((centred.shape[1], count), np.float32)
+    for _ in range(3):
+        basis = np.linalg.qr(centred.T @ (centred @ basis))[0]
+    turned = centred @ basis
+    inner: NDArray[np.float32] = np.linalg.eigh(turned.T @ turned)[1][:, ::-1]
+    return basis @ inner
 
 
 def subset(vectors: NDArray[np.float32], rows: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -218,6 +237,20 @@ def subset(vectors: NDArray[np.float32], rows: int, rng: np.random.Generator) ->
     if len(vectors) <= rows:
         return vectors
     return vectors[np.sort(rng.choice(len(vectors), rows, replace=False))]
+
+
+def _relax(
+    vectors: NDArray[np.float32], centres: NDArray[np.float32], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Run Lloyd's iteration with noise on the centres that falls to nothing: fewer of them settle where they stand."""
+    for step in range(_STAGE_ITERATIONS):
+        codes, distances = nearest(vectors, centres)
+        centres = _means(vectors, codes, distances, centres)
+        width = np.sqrt(distances.mean(dtype=np.float64) / vectors.shape[1])
+        fall = 1 - (step + 1) / _STAGE_ITERATIONS
+        noise = rng.standard_normal(centres.shape, np.float32)
+        centres = centres + noise * np.float32(_JITTER * width * fall)
+    return centres
 
 
 def _plus_plus(vectors: NDArray[np.float32], n_centres: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -262,7 +295,7 @@ def _means(
     if len(empty):
         farthest = np.argsort(-distances, kind="stable")[: len(empty)]
         moved[empty[: len(farthest)]] = vectors[farthest]
-    return moved
+    return np.asarray(moved, np.float32)
 
 
 def _balance(
@@ -271,24 +304,29 @@ def _balance(
     offsets: NDArray[np.float32],
     scale: float,
     steps: int,
-) -> NDArray[np.float32]:
-    """Raise the offsets of centres that are chosen too often, lower the others'.
+    slack: float,
+) -> tuple[NDArray[np.float32], bool]:
+    """Raise the offsets of centres that are chosen too often, lower the others', and tell whether sizes are within slack.
 
     How far is left to each centre: its step grows while the sign of its error stays and is halved when that turns
-    (Riedmiller and Braun, "A direct adaptive method for faster backpropagation learning: the RPROP algorithm", 1993).
+    (Riedmiller and Braun, "A Direct Adaptive Method for Faster Backpropagation Learning: The RPROP Algorithm", 1993).
     """
     k, wanted = len(centres), len(vectors) / len(centres)
     closeness = vectors @ centres.T - 0.5 * np.einsum("kd,kd->k", centres, centres)
-    step, before = np.full(k, 0.1 * scale), np.zeros(k)
+    step, before = np.full(k, 0.05 * scale), np.zeros(k)
     best, least = offsets, np.inf
-    for _ in range(steps + 1):
-        counts = np.bincount((closeness - 0.5 * offsets).argmax(axis=1), minlength=k)
-        error = float(np.square(counts - wanted).sum())
-        if error < least:
-            best, least = offsets, error
+    for _ in range(steps):
+        gap = np.bincount((closeness - 0.5 * offsets).argmax(axis=1), minlength=k) - wanted
+        worst = float(np.abs(gap).max())
+        if worst < least:
+            best, least = offsets, worst
+        if least <= max(1, slack * wanted):
+            break
         # One item more or less is as even as it gets.
-        sign = np.sign(np.where(np.abs(counts - wanted) < 1, 0, counts - wanted))
+        sign = np.sign(np.where(np.abs(gap) < 1, 0, gap))
         step *= np.where(sign * before < 0, 0.5, np.where(sign * before > 0, 1.2, 1.0))
+        # Without a bound, centres among far outliers overshoot, and everything falls to them.
+        step = np.minimum(step, 0.2 * scale)
         before = sign
         offsets = (offsets + step * sign).astype(np.float32)
-    return best - best.mean(dtype=np.float32)
+    return best - best.mean(dtype=np.float32), least <= max(1, slack * wanted)

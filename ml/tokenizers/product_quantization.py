@@ -145,7 +145,7 @@ class ProductQuantization(CodebookTokenizer):
 def _spread_rotation(vectors: NDArray[np.float32], sizes: list[int]) -> NDArray[np.float32]:
     """Return principal axes [width, width], dealt to blocks of the given sizes so that all have a like share to tell.
 
-    Ge et al., section 3.2: in falling order of variance, each axis goes to the block whose product of variances is
+    Ge et al.'s eigenvalue allocation: in falling order of variance, each axis goes to the block whose product of variances is
     least and that has room.
     """
     centred = vectors - vectors.mean(axis=0)

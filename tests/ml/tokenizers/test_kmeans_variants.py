@@ -11,7 +11,7 @@ def _uneven(n: int = 900) -> np.ndarray:
     """Three clusters, of which one has four fifths of the points."""
     rng = np.random.default_rng(0)
     sizes = rng.choice(3, size=n, p=[0.8, 0.1, 0.1])
-    return (rng.normal(size=(n, 4)) + np.eye(3, 4)[sizes] * 12).astype(np.float32)
+    return (rng.normal(size=(n, 4)) + np.eye(3, 4)[sizes] * 5).astype(np.float32)
 
 
 def test_offsets_are_added_to_distances_and_not_returned() -> None:

@@ -12,10 +12,10 @@ from tests.ml.tokenizers.samples import sample_items
 
 
 def _spread(n: int = 2000, seed: int = 0) -> ItemData:
-    """Items along eight directions of falling variance, so that clusters are not given."""
+    """Items along eight directions of falling variance, more of them near the middle; clusters are not given."""
     rng = np.random.default_rng(seed)
     axes = np.random.default_rng(42).normal(size=(8, 16))
-    latent = rng.normal(size=(n, 8)) * np.linspace(2, 0.5, 8)
+    latent = rng.normal(size=(n, 8)) * np.linspace(2, 0.5, 8) * rng.exponential(size=(n, 1))
     return only_vectors((latent @ axes + rng.normal(size=(n, 16)) * 0.2).astype(np.float32))
 
 
@@ -50,7 +50,7 @@ def test_a_warm_start_changes_few_ids(more: dict[str, object]) -> None:
         report = new.fit(tomorrow, 1, start)
         assert report["residual"][-1] < report["residual"][0] < 0.7
         changed[name] = (new.encode(today) != old.encode(today)).any(axis=1).mean()
-    assert changed["warm"] < 0.5 < 0.95 < changed["cold"]
+    assert changed["warm"] < 0.6 < 0.95 < changed["cold"]
 
 
 def test_mini_batches_see_every_item_and_lloyd_a_sample() -> None:
