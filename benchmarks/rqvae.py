@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from benchmarks import record
 from ml.artifacts import current, is_complete
-from ml.recipes import load_tokenizer_recipe
 from ml.tokenizers import build
 from ml.tokenizers.items import ItemData, only_vectors
+from ml.tokenizers.recipes import load_tokenizer_recipe
 from ml.vectors.store import load_vectors
 
 _BEAUTY = (12_101, 448)

@@ -25,9 +25,9 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.record import RESULTS, Row, write
-from ml.recipes import load_tokenizer_recipe
 from ml.tokenizers import build
 from ml.tokenizers.items import only_vectors
+from ml.tokenizers.recipes import load_tokenizer_recipe
 from ml.tokenizers.report import reconstruction_error
 
 WIDTH, LATENT, CODE_BITS = 384, 24, 8
@@ -226,6 +226,8 @@ def _measure(vectors: NDArray[np.float32], codec: Codec) -> Outcome:
     done = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     missed = reconstruction_error(vectors[:_JUDGED], codes[:_JUDGED], decode)
+    if missed is None:
+        raise SystemExit("the decoder gives vectors of another width")
     return Outcome(fitted - before, len(vectors) / (done - fitted), missed, peak)
 
 

@@ -30,10 +30,10 @@ from benchmarks.record import RESULTS, machine
 from ml.artifacts import hash_json, package_versions, read_json, write_json
 from ml.evaluation.splits import split
 from ml.histories import Histories
-from ml.recipes import load_tokenizer_recipe, tokenizer_recipe_names
 from ml.tokenizers import build
 from ml.tokenizers.items import ItemData, first_seen
 from ml.tokenizers.lifecycle import assign_semantic_ids, fit_tokenizer
+from ml.tokenizers.recipes import load_tokenizer_recipe, tokenizer_recipe_names
 from ml.tokenizers.report import OVERLAP, describe, describe_tokenizer
 from ml.vectors.behaviour import ppmi_svd, transition_counts
 from ml.vectors.fused import fuse

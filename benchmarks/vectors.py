@@ -74,7 +74,7 @@ class Asked:
             own = scores[np.arange(len(query)), target]
             # Of equal scores half are taken to stand before.
             rank = (scores > own[:, None]).sum(axis=1) + ((scores == own[:, None]).sum(axis=1) - 1) / 2
-            found[rows] = (rank < K) & ~unknown[query]
+            found[rows] = np.logical_and(rank < K, ~unknown[query])
         cold = self.cold[self.targets]
         return float(found[~cold].mean()), float(found[cold].mean())
 

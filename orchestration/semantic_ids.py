@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from ml.artifacts import ArtifactError, current, read_json, read_manifest, write_bytes, write_text
 from ml.evaluation.splits import training_mask
 from ml.histories import read_histories
-from ml.recipes import load_tokenizer_recipe
 from ml.tokenizers.items import ItemData, first_seen
 from ml.tokenizers.lifecycle import assign_semantic_ids, fit_tokenizer, load_semantic_ids, make_live
+from ml.tokenizers.recipes import load_tokenizer_recipe
 from ml.vectors.behaviour import transition_counts
 from ml.vectors.store import aligned, load_vectors
 from orchestration.quality.report import QualityReport

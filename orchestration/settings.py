@@ -147,7 +147,8 @@ class Settings(BaseSettings):
     @field_validator("tokenizer")
     @classmethod
     def _known(cls, value: str) -> str:
-        from ml.recipes import RecipeError, load_tokenizer_recipe
+        from ml.recipes import RecipeError
+        from ml.tokenizers.recipes import load_tokenizer_recipe
 
         try:
             load_tokenizer_recipe(value)

@@ -1,6 +1,6 @@
 """Recipes: one YAML a published system, naming its part, its parameters and the numbers of its paper.
 
-Recommenders stand in this folder, tokenizers in ``tokenizers/``.
+Recommenders stand in this folder; those of ``tokenizers/`` are read by `ml.tokenizers.recipes`, as training knows no tokenizer.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ml.artifacts import ArtifactError, hash_json
+from ml.artifacts import hash_json
 from ml.recommenders import recommender_class
-from ml.tokenizers import tokenizer_class
 
 _FOLDER = Path(__file__).parent
-_TOKENIZERS = _FOLDER / "tokenizers"
 
 
 class RecipeError(Exception):
     """A recipe does not exist or is not valid; the message is one line."""
 
 
-class _Published(BaseModel):
+class Published(BaseModel):
     """What every recipe tells.
 
     Parameters
@@ -43,7 +41,7 @@ class _Published(BaseModel):
     paper: str | None = None
 
 
-class Recipe(_Published):
+class Recipe(Published):
     """A published recommender as data.
 
     Parameters
@@ -61,7 +59,7 @@ class Recipe(_Published):
     @classmethod
     def _fill(cls, value: dict[str, Any]) -> dict[str, Any]:
         kind = str(value.get("kind"))
-        return _complete(value, kind, recommender_class(kind).Params)
+        return complete(value, kind, recommender_class(kind).Params)
 
     @property
     def training_free(self) -> bool:
@@ -74,48 +72,12 @@ class Recipe(_Published):
         return hash_json(self.recommender)
 
 
-class TokenizerRecipe(_Published):
-    """A published tokenizer as data.
-
-    Parameters
-    ----------
-    tokenizer
-        ``kind`` and parameters; those that the file leaves out are filled in.
-    """
-
-    tokenizer: dict[str, Any]
-
-    @field_validator("tokenizer")
-    @classmethod
-    def _fill(cls, value: dict[str, Any]) -> dict[str, Any]:
-        try:
-            params = tokenizer_class(str(value.get("kind"))).Params
-        except ArtifactError as error:
-            raise ValueError(str(error)) from None
-        return _complete(value, str(value["kind"]), params)
-
-    @property
-    def kind(self) -> str:
-        """The tokenizer's kind."""
-        return str(self.tokenizer["kind"])
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """Its parameters, all of them."""
-        return {name: value for name, value in self.tokenizer.items() if name != "kind"}
-
-
-R = TypeVar("R", bound=_Published)
+R = TypeVar("R", bound=Published)
 
 
 def recipe_names() -> list[str]:
     """Return the names of the recommenders' recipes that come with Tessera; imports no recommender."""
-    return _names(_FOLDER)
-
-
-def tokenizer_recipe_names() -> list[str]:
-    """Return the names of the tokenizers' recipes that come with Tessera; imports no tokenizer."""
-    return _names(_TOKENIZERS)
+    return names(_FOLDER)
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
@@ -126,23 +88,26 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     RecipeError
         If there is no such recipe, or if it is not valid; the message is one line and lists what is known.
     """
-    return _load(name_or_path, _FOLDER, "recipe", Recipe)
+    return load(name_or_path, _FOLDER, "recipe", Recipe)
 
 
-def load_tokenizer_recipe(name_or_path: str | Path) -> TokenizerRecipe:
-    """Read a tokenizer's recipe; see :func:`load_recipe`."""
-    return _load(name_or_path, _TOKENIZERS, "tokenizer recipe", TokenizerRecipe)
-
-
-def _names(folder: Path) -> list[str]:
+def names(folder: Path) -> list[str]:
+    """Return the names of the recipes of a folder."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def _load(name_or_path: str | Path, folder: Path, what: str, model: type[R]) -> R:
+def load(name_or_path: str | Path, folder: Path, what: str, model: type[R]) -> R:
+    """Read a recipe of a folder by name, or from a YAML file of one's own.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such recipe, or if it is not valid; the message is one line and lists what is known.
+    """
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
-        if str(name_or_path) not in _names(folder):
-            raise RecipeError(f"unknown {what} {str(name_or_path)!r}; known: {', '.join(_names(folder))}")
+        if str(name_or_path) not in names(folder):
+            raise RecipeError(f"unknown {what} {str(name_or_path)!r}; known: {', '.join(names(folder))}")
         path = folder / f"{name_or_path}.yaml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -158,7 +123,7 @@ def _load(name_or_path: str | Path, folder: Path, what: str, model: type[R]) -> 
         raise RecipeError(f"{path}: {_one_line(error)}") from None
 
 
-def _complete(given: dict[str, Any], kind: str, params: type[BaseModel]) -> dict[str, Any]:
+def complete(given: dict[str, Any], kind: str, params: type[BaseModel]) -> dict[str, Any]:
     """Return kind and all parameters, those that were not given filled in."""
     given = {name: value for name, value in given.items() if name != "kind"}
     if unknown := sorted(set(given) - set(params.model_fields)):

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import rqvae
 from ml.artifacts import Manifest, read_json
-from ml.recipes import load_tokenizer_recipe
+from ml.tokenizers.recipes import load_tokenizer_recipe
 from ml.vectors.store import save_vectors
 
 

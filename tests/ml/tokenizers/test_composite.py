@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from ml.artifacts import ArtifactError
-from ml.recipes import load_tokenizer_recipe
 from ml.tokenizers import build
 from ml.tokenizers.items import ItemData
 from ml.tokenizers.lifecycle import assign_semantic_ids, fit_tokenizer, load_semantic_ids
+from ml.tokenizers.recipes import load_tokenizer_recipe
 from tests.ml.tokenizers.samples import sample_items
 
 _PARTS = {

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ml.artifacts import ArtifactError, hash_folder, read_json
-from ml.recipes import load_tokenizer_recipe, tokenizer_recipe_names
 from ml.tokenizers import build, kinds, tokenizer_class
 from ml.tokenizers.base import CONFIG, Tokenizer
 from ml.tokenizers.items import ItemData
 from ml.tokenizers.lifecycle import fit_tokenizer, load_tokenizer
+from ml.tokenizers.recipes import load_tokenizer_recipe, tokenizer_recipe_names
 from tests.ml.tokenizers.samples import sample_items
 
 # Small enough to fit in a second; every kind has its line.
