@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from orchestration.quality.report import QualityReport
 
+# With more levels than these, names would lie on each other.
+_NAMED = 8
 _BLUE, _GREY = "#4a7ebb", "#999999"
 
 
@@ -93,7 +95,7 @@ def _plot_usage(axes: Axes, report: Mapping[str, Any], codes: NDArray[np.int32])
         counts = np.sort(np.bincount(column, minlength=report["levels"][level]["size"]))[::-1]
         axes.plot(np.arange(1, len(counts) + 1), counts, label=f"level {level + 1}")
     axes.set(title="Items of each code, most used first", xlabel="code", ylabel="items", yscale="symlog")
-    if 0 < codes.shape[1] <= 8:
+    if 0 < codes.shape[1] <= _NAMED:
         axes.legend()
 
 
@@ -102,6 +104,7 @@ def _plot_collisions(axes: Axes, codes: NDArray[np.int32]) -> None:
     shown = np.flatnonzero(sizes)
     axes.bar(shown, shown * sizes[shown], color=_BLUE)
     axes.set(title="Items by how many have the same codes", xlabel="items of a tuple", ylabel="items")
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _plot_overlap(axes: Axes, report: Mapping[str, Any]) -> None:
@@ -123,7 +126,8 @@ def _plot_purity(axes: Axes, report: Mapping[str, Any]) -> None:
         scores = [by_depth[depth] for by_depth in found.values()]
         axes.plot([score["purity"] for score in scores], "o-", color=f"C{n}", label=depth.replace("_", " "))
         axes.plot([score["shuffled"] for score in scores], "o:", color=f"C{n}")
-    axes.set_xticks(range(len(found)), [name.replace("_", " ") for name in found])
+    names = [name.replace("_", " ") if len(found) <= _NAMED else name.split("_")[1] for name in found]
+    axes.set_xticks(range(len(found)), names)
     axes.set(title="Purity in categories (dotted: shuffled)", ylim=(0, 1.02))
     if depths:
         axes.legend()
