@@ -42,13 +42,17 @@ from ml.vectors.text import CARRIED_ENCODER, encode_texts, item_text
 DIM = 64
 NEW_SHARE = 0.1
 _PACKAGES = ("tessera", "numpy", "scipy", "torch", "sentence-transformers")
+_LEGEND = """unique: share of items with codes of their own; largest: items of the fullest tuple; dead: share of the worst level's
+codes that no item has; effective: perplexity as a share of the codes, mean of levels; error: share of variance that decoding
+misses; text, behaviour: share of 10 neighbours in common, by codes and by decoded vectors; purity: in coarsest categories, above
+shuffled ones, of the first code and of the first two (of the second alone where codes have no order)."""
 _TABLE = (
     "codes",
     "distinct",
     "unique",
     "largest",
     "dead",
-    "perplexity",
+    "effective",
     "error",
     "text",
     "text decoded",
@@ -345,7 +349,7 @@ def run(
         rows.append(row)
         # After each, so that a run that is cut short has measured something.
         write_json(out / f"tokenizers-{name}.json", told)
-    sys.stdout.write(f"\n{name}, {len(items)} items\n\n{markdown(rows)}\n")
+    sys.stdout.write(f"\n{name}, {len(items)} items\n\n{markdown(rows)}\n\n{_LEGEND}\n")
     if churn_of:
         told |= {"benchmark": f"tokenizer-churn-{name}", "rows": []}
         for row in _attempt(churn_of, lambda recipe: retrain(recipe, items, seed), failed):
