@@ -351,11 +351,12 @@ def run(
         write_json(out / f"tokenizers-{name}.json", told)
     sys.stdout.write(f"\n{name}, {len(items)} items\n\n{markdown(rows)}\n\n{_LEGEND}\n")
     if churn_of:
-        told |= {"benchmark": f"tokenizer-churn-{name}", "rows": []}
+        moved: list[dict[str, Any]] = []
+        told |= {"benchmark": f"tokenizer-churn-{name}", "rows": moved}
         for row in _attempt(churn_of, lambda recipe: retrain(recipe, items, seed), failed):
-            told["rows"].append(row)
+            moved.append(row)
             write_json(out / f"tokenizer-churn-{name}.json", told)
-        sys.stdout.write(f"\n{NEW_SHARE:.0%} of the items new\n\n{churn_markdown(told['rows'])}\n")
+        sys.stdout.write(f"\n{NEW_SHARE:.0%} of the items new\n\n{churn_markdown(moved)}\n")
     for case, why in failed.items():
         sys.stdout.write(f"\n{case} failed: {why}\n")
     return failed

@@ -100,11 +100,13 @@ def _plot_usage(axes: Axes, report: Mapping[str, Any], codes: NDArray[np.int32])
 
 
 def _plot_collisions(axes: Axes, codes: NDArray[np.int32]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     sizes = np.bincount(np.bincount(group_ids(codes))) if len(codes) else np.zeros(0, np.int64)
     shown = np.flatnonzero(sizes)
     axes.bar(shown, shown * sizes[shown], color=_BLUE)
     axes.set(title="Items by how many have the same codes", xlabel="items of a tuple", ylabel="items")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _plot_overlap(axes: Axes, report: Mapping[str, Any]) -> None:
