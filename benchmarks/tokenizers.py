@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.record import RESULTS, machine
-from ml.artifacts import hash_json, package_versions, read_json, write_json
+from ml.artifacts import hash_json, package_versions, read_json, write_json, write_text
 from ml.evaluation.splits import split
 from ml.histories import Histories
 from ml.tokenizers import build
@@ -42,13 +42,17 @@ from ml.vectors.text import CARRIED_ENCODER, encode_texts, item_text
 DIM = 64
 NEW_SHARE = 0.1
 _PACKAGES = ("tessera", "numpy", "scipy", "torch", "sentence-transformers")
+_LEGEND = """unique: share of items with codes of their own; largest: items of the fullest tuple; dead: share of the worst level's
+codes that no item has; effective: perplexity as a share of the codes, mean of levels; error: share of variance that decoding
+misses; text, behaviour: share of 10 neighbours in common, by codes and by decoded vectors; purity: in coarsest categories, above
+shuffled ones, of the first code and of the first two (of the second alone where codes have no order)."""
 _TABLE = (
     "codes",
     "distinct",
     "unique",
     "largest",
     "dead",
-    "perplexity",
+    "effective",
     "error",
     "text",
     "text decoded",
@@ -169,8 +173,8 @@ def published_codes(folder: Path) -> tuple[str, NDArray[np.int32], tuple[int, ..
     return name, codes, sizes
 
 
-def score(name: str, items: ItemData, seed: int) -> dict[str, Any]:
-    """Fit the tokenizer of a recipe and describe what it gives."""
+def score(name: str, items: ItemData, seed: int, pages: Path | None = None) -> dict[str, Any]:
+    """Fit the tokenizer of a recipe and describe what it gives; write its page into a folder if there is one."""
     recipe = load_tokenizer_recipe(name)
     tokenizer = build(recipe.kind, recipe.params)
     began, cpu = time.perf_counter(), _cpu_seconds()
@@ -179,18 +183,26 @@ def score(name: str, items: ItemData, seed: int) -> dict[str, Any]:
     began, cpu = time.perf_counter(), _cpu_seconds()
     codes = tokenizer.encode(items)
     encoded, encoded_cpu = time.perf_counter() - began, _cpu_seconds() - cpu
-    return {
-        "case": name,
-        "kind": recipe.kind,
-        "params": recipe.params,
-        "seed": seed,
+    speed = {
         "training_seconds": round(trained, 3),
         "training_cpu_seconds": round(trained_cpu, 3),
         "encoded_per_second": round(len(items) / max(encoded, 1e-9)),
         "encoded_per_cpu_second": round(len(items) / max(encoded_cpu, 1e-9)),
-        "fit": fit,
-        "report": describe_tokenizer(tokenizer, items, codes),
     }
+    report = describe_tokenizer(tokenizer, items, codes)
+    made = {"kind": recipe.kind, "params": recipe.params, "seed": seed}
+    if pages is not None:
+        write_page(pages, name, report, codes, {**recipe.tokenizer, "seed": seed, **speed})
+    return {"case": name, **made, **speed, "fit": fit, "report": report}
+
+
+def write_page(
+    pages: Path, name: str, report: dict[str, Any], codes: NDArray[np.int32], made: dict[str, Any]
+) -> None:
+    """Write ``pages/NAME.html``."""
+    from orchestration.semantic_id_page import page
+
+    write_text(pages / f"{name}.html", page(report, codes, name, made))
 
 
 def retrain(name: str, items: ItemData, seed: int) -> dict[str, Any]:
@@ -305,7 +317,13 @@ def _attempt(
 
 
 def run(
-    folder: Path, recipes: Sequence[str], churn_of: Sequence[str], seed: int, cache: Path, out: Path
+    folder: Path,
+    recipes: Sequence[str],
+    churn_of: Sequence[str],
+    seed: int,
+    cache: Path,
+    out: Path,
+    pages: Path | None = None,
 ) -> dict[str, str]:
     """Score a dataset, print its tables and write its results; return what failed, and why."""
     name = folder.name
@@ -313,6 +331,9 @@ def run(
     failed: dict[str, str] = {}
     who, codes, sizes = published_codes(folder)
     rows: list[dict[str, Any]] = [{"case": who, "report": describe(codes, sizes, items)}]
+    if pages is not None:
+        write_page(pages / name, "published", rows[0]["report"], codes, {"published": who})
+        pages = pages / name
     told = {
         "benchmark": f"tokenizers-{name}",
         "machine": machine(),
@@ -324,17 +345,18 @@ def run(
         "rows": rows,
         "failed": failed,
     }
-    for row in _attempt(recipes, lambda recipe: score(recipe, items, seed), failed):
+    for row in _attempt(recipes, lambda recipe: score(recipe, items, seed, pages), failed):
         rows.append(row)
         # After each, so that a run that is cut short has measured something.
         write_json(out / f"tokenizers-{name}.json", told)
-    sys.stdout.write(f"\n{name}, {len(items)} items\n\n{markdown(rows)}\n")
+    sys.stdout.write(f"\n{name}, {len(items)} items\n\n{markdown(rows)}\n\n{_LEGEND}\n")
     if churn_of:
-        told |= {"benchmark": f"tokenizer-churn-{name}", "rows": []}
+        moved: list[dict[str, Any]] = []
+        told |= {"benchmark": f"tokenizer-churn-{name}", "rows": moved}
         for row in _attempt(churn_of, lambda recipe: retrain(recipe, items, seed), failed):
-            told["rows"].append(row)
+            moved.append(row)
             write_json(out / f"tokenizer-churn-{name}.json", told)
-        sys.stdout.write(f"\n{NEW_SHARE:.0%} of the items new\n\n{churn_markdown(told['rows'])}\n")
+        sys.stdout.write(f"\n{NEW_SHARE:.0%} of the items new\n\n{churn_markdown(moved)}\n")
     for case, why in failed.items():
         sys.stdout.write(f"\n{case} failed: {why}\n")
     return failed
@@ -348,6 +370,7 @@ def main(
     seed: Annotated[int, typer.Option(help="of every random choice")] = 0,
     cache: Annotated[Path, typer.Option(help="folder that keeps text vectors")] = Path(".tessera/benchmarks"),
     out: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
+    pages: Annotated[Path | None, typer.Option(help="folder for a page with plots of each")] = None,
 ) -> None:
     """Score every tokenizer recipe by the same report, print the tables and write the results."""
     known = ", ".join(SOURCES)
@@ -355,7 +378,9 @@ def main(
         if name not in SOURCES:
             raise typer.BadParameter(f"unknown dataset {name!r}; known: {known}")
     recipes = [] if recipe == ["none"] else recipe or tokenizer_recipe_names()
-    failed = [run(datasets / name, recipes, churn or (), seed, cache, out) for name in dataset or SOURCES]
+    failed = [
+        run(datasets / name, recipes, churn or (), seed, cache, out, pages) for name in dataset or SOURCES
+    ]
     raise typer.Exit(1 if any(failed) else 0)
 
 

@@ -115,8 +115,8 @@ def write_snapshot(marts: Path, semantic_ids: Path | None, vectors: Path | None,
     for path in sources.values():
         if not path.exists():
             raise ArtifactError(f"{path} does not exist")
-    made_by = _made_by(semantic_ids)
-    inputs = hash_inputs(sources) | ({"tokenizer": made_by} if made_by is not None else {})
+    told = _told(semantic_ids)
+    inputs = hash_inputs(sources) | ({"semantic_ids/recipe": hash_json(told)} if told else {})
     version = hash_json({"format": _FORMAT, **inputs})
     target = out / version
     if is_complete(target):
@@ -136,7 +136,7 @@ def write_snapshot(marts: Path, semantic_ids: Path | None, vectors: Path | None,
             "event_type_names": event_types,
             "code_sizes": catalogue.code_sizes,
             "semantic_ids": semantic_ids.name if semantic_ids else None,
-            "tokenizer": made_by,
+            "tokenizer": told.get("tokenizer"),
             "vectors": vectors.name if vectors else None,
         }
         write_manifest(
@@ -254,8 +254,8 @@ def _read_catalogue(dim_items: Path, semantic_ids: Path | None, vectors: Path | 
         [value or [] for value in table["categories"].to_pylist()],
         _aligned(vectors, "vectors", item_ids, np.float32(0)),
         codes,
-        _code_sizes(semantic_ids, codes),
-        _made_by(semantic_ids),
+        _code_sizes(_told(semantic_ids), codes),
+        _told(semantic_ids).get("tokenizer"),
     )
 
 
@@ -279,18 +279,18 @@ def _aligned(
     return out
 
 
-def _made_by(semantic_ids: Path | None) -> str | None:
+def _told(semantic_ids: Path | None) -> dict[str, Any]:
+    """Return the recipe of a version of semantic IDs: its tokenizer and code sizes."""
     if semantic_ids is None or not is_complete(semantic_ids):
-        return None
-    made_by: str | None = read_manifest(semantic_ids).recipe.get("tokenizer")
-    return made_by
+        return {}
+    return read_manifest(semantic_ids).recipe
 
 
-def _code_sizes(semantic_ids: Path | None, codes: NDArray[np.int32]) -> tuple[int, ...]:
+def _code_sizes(told: dict[str, Any], codes: NDArray[np.int32]) -> tuple[int, ...]:
     """Take the sizes that the tokenizer states, widened to what is used: the last, de-duplicating code grows."""
-    if semantic_ids is None or codes.shape[1] == 0:
+    if codes.shape[1] == 0:
         return ()
     used = codes.max(axis=0, initial=-1) + 1
-    stated = read_manifest(semantic_ids).recipe.get("code_sizes", []) if is_complete(semantic_ids) else []
+    stated = told.get("code_sizes", [])
     stated = [*stated, *[0] * (codes.shape[1] - len(stated))]
     return tuple(int(max(a, b)) for a, b in zip(stated, used, strict=True))

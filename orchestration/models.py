@@ -110,6 +110,7 @@ def register(settings: Settings, recipe: str, folder: Path) -> Version:
         "model": str(folder.relative_to(settings.home)),
         "snapshot": snapshot.version,
         "semantic_ids": str(snapshot.recipe["semantic_ids"]),
+        "tokenizer": str(snapshot.recipe.get("tokenizer")),
         "vectors": str(snapshot.recipe["vectors"]),
     }
     params = {"recipe": recipe, "seed": settings.seed, "snapshot": snapshot.version}

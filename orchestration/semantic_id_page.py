@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from orchestration.quality.report import QualityReport
 
+# With more levels than these, names would lie on each other.
+_NAMED = 8
 _BLUE, _GREY = "#4a7ebb", "#999999"
 
 
@@ -93,15 +95,18 @@ def _plot_usage(axes: Axes, report: Mapping[str, Any], codes: NDArray[np.int32])
         counts = np.sort(np.bincount(column, minlength=report["levels"][level]["size"]))[::-1]
         axes.plot(np.arange(1, len(counts) + 1), counts, label=f"level {level + 1}")
     axes.set(title="Items of each code, most used first", xlabel="code", ylabel="items", yscale="symlog")
-    if 0 < codes.shape[1] <= 8:
+    if 0 < codes.shape[1] <= _NAMED:
         axes.legend()
 
 
 def _plot_collisions(axes: Axes, codes: NDArray[np.int32]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     sizes = np.bincount(np.bincount(group_ids(codes))) if len(codes) else np.zeros(0, np.int64)
     shown = np.flatnonzero(sizes)
     axes.bar(shown, shown * sizes[shown], color=_BLUE)
     axes.set(title="Items by how many have the same codes", xlabel="items of a tuple", ylabel="items")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _plot_overlap(axes: Axes, report: Mapping[str, Any]) -> None:
@@ -123,7 +128,8 @@ def _plot_purity(axes: Axes, report: Mapping[str, Any]) -> None:
         scores = [by_depth[depth] for by_depth in found.values()]
         axes.plot([score["purity"] for score in scores], "o-", color=f"C{n}", label=depth.replace("_", " "))
         axes.plot([score["shuffled"] for score in scores], "o:", color=f"C{n}")
-    axes.set_xticks(range(len(found)), [name.replace("_", " ") for name in found])
+    names = [name.replace("_", " ") if len(found) <= _NAMED else name.split("_")[1] for name in found]
+    axes.set_xticks(range(len(found)), names)
     axes.set(title="Purity in categories (dotted: shuffled)", ylim=(0, 1.02))
     if depths:
         axes.legend()

@@ -121,7 +121,7 @@ def test_one_that_fails_loses_no_other(datasets: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(module, "build", build)
     options = ["--dataset", "amazon-scientific", "--recipe", "rqvae", "--recipe", "residual-kmeans"]
-    code, printed = _call(datasets, *options)
+    code, printed = _call(datasets, *options, "--pages", str(datasets / "pages"))
     assert code == 1
     assert "rqvae failed: RuntimeError: planted fault" in printed
     record = read_json(datasets / "out" / "tokenizers-amazon-scientific.json")
@@ -136,6 +136,9 @@ def test_one_that_fails_loses_no_other(datasets: Path, monkeypatch: pytest.Monke
     assert len(table) == 4
     assert len({line.count("|") for line in table}) == 1
     assert "| 3x256 |" in table[3]
+    pages = sorted((datasets / "pages" / "amazon-scientific").iterdir())
+    assert [page.name for page in pages] == ["published.html", "residual-kmeans.html"]
+    assert "training_cpu_seconds".replace("_", " ") in pages[1].read_text()
 
 
 def test_churn_is_measured_three_ways(datasets: Path) -> None:

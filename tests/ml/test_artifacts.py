@@ -159,3 +159,15 @@ def test_sweep_brings_back_what_was_moved_aside_and_never_replaced(
     assert (target / "a").read_text() == "new"
     artifacts.sweep(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thing"]
+
+
+def test_what_was_made_from_something_else_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    artifacts.write_manifest(folder, Manifest(kind="model", version="m", inputs={"snapshot": "s1"}))
+    assert artifacts.check_made_from(folder, {"snapshot": "s1"}).version == "m"
+    assert artifacts.check_made_from(folder, {}).version == "m"
+    with pytest.raises(ArtifactError, match="model was built on snapshot s1, not on s2"):
+        artifacts.check_made_from(folder, {"snapshot": "s2"})
+    with pytest.raises(ArtifactError, match=r"model was built on index \(unknown\), not on i"):
+        artifacts.check_made_from(folder, {"snapshot": "s1", "index": "i"})

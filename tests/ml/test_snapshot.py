@@ -76,11 +76,13 @@ def test_snapshot_comes_back(tmp_path: Path) -> None:
     assert catalogue.code_sizes == (16, 3)
     assert told.manifest.metrics["events"] == 3
     assert told.manifest.recipe["semantic_ids"] == "ids"
-    assert catalogue.tokenizer == told.manifest.inputs["tokenizer"] == "t1"
+    assert catalogue.tokenizer == told.manifest.recipe["tokenizer"] == "t1"
     # What a report says of the clock is no content; which tokenizer gave the codes is.
     (ids / "report.html").write_text("took 3 s")
     assert write_snapshot(marts, ids, vectors, tmp_path / "snapshots") == folder
-    write_manifest(ids, Manifest(kind="semantic_ids", version="v", recipe={"tokenizer": "t2"}))
+    write_manifest(
+        ids, Manifest(kind="semantic_ids", version="v", recipe={"code_sizes": [16], "tokenizer": "t2"})
+    )
     assert write_snapshot(marts, ids, vectors, tmp_path / "snapshots") != folder
 
 

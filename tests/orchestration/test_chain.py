@@ -111,6 +111,7 @@ def test_every_stage_left_a_complete_artefact(chain: Chain) -> None:
     rejected = list((chain.home / "quarantine" / "events").glob("day=*/rejected.parquet"))
     assert sum(pq.read_metadata(path).num_rows for path in rejected) == chain.summary["events"]["quarantined"]
     assert "events" in (chain.home / "quality" / "index.html").read_text()
+    assert "Purity in categories" in (current(chain.home / "semantic_ids") / "report.html").read_text()
 
 
 def test_lists_hold_no_item_of_the_history(chain: Chain) -> None:

@@ -39,7 +39,7 @@ def report(
 
 
 def collapsed() -> dict[str, Any]:
-    return report(np.repeat(CODES[:4], N // 4, axis=0))
+    return report(np.repeat(CODES[:2], N // 2, axis=0))
 
 
 def crowded() -> dict[str, Any]:
