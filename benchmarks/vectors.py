@@ -63,7 +63,7 @@ class Asked:
         An item that the vectors know nothing of is as far as an item can be.
         """
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        unknown = ~vectors.any(axis=1)
+        unknown = ~(vectors != 0).any(axis=1)
         found = np.zeros(len(self.queries), bool)
         for start in range(0, len(self.queries), _ROWS):
             rows = slice(start, start + _ROWS)
