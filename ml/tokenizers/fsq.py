@@ -7,7 +7,6 @@ items into codes with it.
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Annotated, Any, ClassVar, Self
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from ml.artifacts import ArtifactError
 from ml.tokenizers.base import CodebookTokenizer, TokenizerParams
 from ml.tokenizers.items import ItemData
+from ml.tokenizers.networks import mlp
 
 _ENCODE_ROWS = 8192
 
@@ -60,8 +60,8 @@ class _Network(nn.Module):
     def __init__(self, width: int, params: FSQParams) -> None:
         super().__init__()
         widths = [width, *params.hidden, params.codes * len(params.levels)]
-        self.encoder = _mlp(widths)
-        self.decoder = _mlp(widths[::-1])
+        self.encoder = mlp(widths)
+        self.decoder = mlp(widths[::-1])
         self.register_buffer("_levels", torch.tensor(params.levels * params.codes), persistent=False)
 
     def bound(self, latent: Tensor) -> Tensor:
@@ -163,13 +163,6 @@ class FSQ(CodebookTokenizer):
         if self._network is None:
             raise ArtifactError(f"{self.kind}: not fitted yet")
         return self._network
-
-
-def _mlp(widths: list[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for left, right in itertools.pairwise(widths):
-        layers += [nn.Linear(left, right), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 def _train(network: _Network, data: Tensor, params: FSQParams, rng: np.random.Generator) -> float:

@@ -6,18 +6,18 @@ Zeghidour et al., "SoundStream" (2021) for residual quantisation; the k-means st
 
 from __future__ import annotations
 
-import itertools
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ml.tokenizers.kmeans import kmeans, nearest
+from ml.tokenizers.networks import mlp
 from ml.tokenizers.paired import PairedNetwork, PairedParams, Views
+from ml.tokenizers.quantizers import Quantised, ResidualQuantizer
 
 _START_ROWS_PER_CODE = 64
 
@@ -41,34 +41,6 @@ class ResidualPairParams(PairedParams):
     unseen: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
 
-class Quantised(NamedTuple):
-    """What residual quantisation makes of latent vectors.
-
-    Parameters
-    ----------
-    codes
-        int64 [n, levels].
-    residuals
-        What each level was given, [levels, n, latent].
-    chosen
-        Code vectors, [levels, n, latent].
-    """
-
-    codes: Tensor
-    residuals: Tensor
-    chosen: Tensor
-
-    def straight(self, latent: Tensor) -> Tensor:
-        """Return the sum of code vectors [n, latent]; its gradient goes to ``latent`` as if nothing had been rounded."""
-        return latent + (self.chosen.sum(dim=0) - latent).detach()
-
-    def loss(self, beta: float) -> Tensor:
-        """Return the code-book loss plus ``beta`` times the commitment loss, summed over levels."""
-        books = nn.functional.mse_loss(self.chosen, self.residuals.detach())
-        commitment = nn.functional.mse_loss(self.residuals, self.chosen.detach())
-        return len(self.chosen) * (books + beta * commitment)
-
-
 class ResidualPairNetwork(PairedNetwork):
     """Code books [levels, code_size, latent] and a decoder for each space; a family adds its encoder, `latent`."""
 
@@ -77,28 +49,16 @@ class ResidualPairNetwork(PairedNetwork):
         back = [params.latent, *params.hidden[::-1]]
         self.to_text = mlp([*back, widths[0]])
         self.to_behaviour = mlp([*back, widths[1]])
-        self.books = nn.Parameter(torch.zeros(params.levels, params.code_size, params.latent))
+        self.quantizer = ResidualQuantizer(params.levels, params.code_size, params.latent)
 
     @abstractmethod
     def latent(self, views: Views) -> Tensor:
         """Return one vector an item, [n, latent]."""
 
-    def quantise(self, latent: Tensor) -> Quantised:
-        """Choose the nearest code of each level for what the levels before it left over."""
-        codes, residuals, chosen = [], [], []
-        rest = latent
-        for book in self.books:
-            code = (rest @ book.T - 0.5 * book.square().sum(dim=1)).argmax(dim=1)
-            vector = book[code]
-            codes.append(code)
-            residuals.append(rest)
-            chosen.append(vector)
-            rest = rest - vector.detach()
-        return Quantised(torch.stack(codes, dim=1), torch.stack(residuals), torch.stack(chosen))
-
     def codes(self, views: Views) -> Tensor:
         """Return codes int64 [n, levels]."""
-        return self.quantise(self.latent(views)).codes
+        codes: Tensor = self.quantizer(self.latent(views)).codes
+        return codes
 
     def text_of(self, codes: Tensor) -> Tensor:
         """Return what the decoder makes of the sum of code vectors."""
@@ -107,15 +67,14 @@ class ResidualPairNetwork(PairedNetwork):
 
     def code_vectors(self, codes: Tensor) -> Tensor:
         """Return the sum of code vectors [n, latent] of codes [n, levels]."""
-        return self.books[torch.arange(len(self.books), device=codes.device), codes].sum(dim=1)
+        return self.quantizer.vectors(codes)
 
 
-def mlp(widths: list[int]) -> nn.Sequential:
-    """Return linear layers of these widths with ReLU between them."""
-    layers: list[nn.Module] = []
-    for left, right in itertools.pairwise(widths):
-        layers += [nn.Linear(left, right), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+def quantisation_loss(quantised: Quantised, beta: float) -> Tensor:
+    """Return the code-book loss plus ``beta`` times the commitment loss, summed over levels."""
+    books = nn.functional.mse_loss(quantised.chosen, quantised.residuals.detach())
+    commitment = nn.functional.mse_loss(quantised.residuals, quantised.chosen.detach())
+    return len(quantised.chosen) * (books + beta * commitment)
 
 
 def masked_mse(predicted: Tensor, truth: Tensor, known: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -172,11 +131,11 @@ def train(
         ``reset``: codes that nobody chose during a pass and that were given a new place, in all; ``loss`` of the last
         pass.
     """
-    decayed = [value for name, value in network.named_parameters() if name != "books"]
+    decayed = [value for name, value in network.named_parameters() if name != "quantizer.books"]
     optimizer = torch.optim.AdamW(
         [
             {"params": decayed, "weight_decay": params.weight_decay},
-            {"params": [network.books, *(extra or [])], "weight_decay": 0.0},
+            {"params": [network.quantizer.books, *(extra or [])], "weight_decay": 0.0},
         ],
         lr=params.lr,
     )
@@ -213,23 +172,15 @@ def _start_books(
     network: ResidualPairNetwork, views: Views, params: ResidualPairParams, rng: np.random.Generator
 ) -> None:
     rows = np.sort(rng.permutation(len(views.text))[: _START_ROWS_PER_CODE * params.code_size])
-    rest = network.latent(views.take(torch.from_numpy(rows).to(views.text.device))).cpu().numpy()
-    for level in range(params.levels):
-        book = kmeans(rest, params.code_size, rng)
-        network.books[level] = torch.from_numpy(book).to(views.text.device)
-        rest = rest - book[nearest(rest, book)[0]]
+    network.quantizer.start(network.latent(views.take(torch.from_numpy(rows).to(views.text.device))), rng)
 
 
 @torch.no_grad()
 def _reset_dead(network: ResidualPairNetwork, views: Views, used: Tensor, rng: np.random.Generator) -> int:
     """Move codes that no item chose to the residual of a random item; return how many there were."""
     dead = int((~used).sum())
-    if dead == 0:
-        return 0
-    rows = rng.integers(len(views.text), size=int((~used).sum(dim=1).max()))
-    taken = views.take(torch.from_numpy(rows).to(views.text.device))
-    residuals = network.quantise(network.latent(taken)).residuals
-    for level, alive in enumerate(used):
-        empty = torch.nonzero(~alive).squeeze(1)
-        network.books[level, empty] = residuals[level, : len(empty)]
+    if dead:
+        rows = rng.integers(len(views.text), size=int((~used).sum(dim=1).max()))
+        taken = views.take(torch.from_numpy(rows).to(views.text.device))
+        network.quantizer.reset(~used, network.latent(taken))
     return dead

@@ -20,15 +20,16 @@ from torch import Tensor, nn
 from ml.artifacts import ArtifactError
 from ml.tokenizers.base import TokenizerParams
 from ml.tokenizers.items import ItemData
+from ml.tokenizers.networks import mlp
 from ml.tokenizers.paired import PairedNetwork, PairedTokenizer, Views
 from ml.tokenizers.paired_residual import (
-    Quantised,
     ResidualPairNetwork,
     ResidualPairParams,
     masked_mse,
-    mlp,
+    quantisation_loss,
     train,
 )
+from ml.tokenizers.quantizers import Quantised, straight_through
 
 _GATE_HIDDEN = 32
 
@@ -110,8 +111,8 @@ class PRISM(PairedTokenizer):
             shown: Views, whole: Views, rows: Tensor, with_codes: bool
         ) -> tuple[Tensor, Quantised | None]:
             expected, gate, latent = network.parts(shown)
-            quantised = network.quantise(latent) if with_codes else None
-            code = quantised.straight(latent) if quantised is not None else latent
+            quantised = network.quantizer(latent) if with_codes else None
+            code = straight_through(latent, quantised.chosen.sum(dim=0)) if quantised is not None else latent
             weights = trust[rows] if trust is not None else None
             known, behaviour = whole.known, whole.behaviour
             total = nn.functional.mse_loss(network.to_text(code), whole.text)
@@ -122,7 +123,7 @@ class PRISM(PairedTokenizer):
                 lesson = nn.functional.binary_cross_entropy(gate[shown.known].clamp(1e-6, 1 - 1e-6), goal)
                 total = total + params.gate * lesson
             if quantised is not None:
-                total = total + quantised.loss(params.beta)
+                total = total + quantisation_loss(quantised, params.beta)
                 if pull is not None:
                     total = total + params.anchor * pull.loss(quantised, rows)
             return total, quantised
@@ -228,7 +229,7 @@ def category_nodes(items: ItemData, levels: int) -> tuple[NDArray[np.int64], lis
 @torch.no_grad()
 def _figures(network: _Network, views: Views, trust: Tensor | None) -> dict[str, Any]:
     _, gate, latent = network.parts(views)
-    code = network.code_vectors(network.quantise(latent).codes)
+    code = network.code_vectors(network.quantizer(latent).codes)
     figures: dict[str, Any] = {
         "residual": float(nn.functional.mse_loss(network.to_text(code), views.text)),
         "residual_behaviour": float(masked_mse(network.to_behaviour(code), views.behaviour, views.known)),

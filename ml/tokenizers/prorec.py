@@ -16,19 +16,21 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from ml.tokenizers.auxiliary import info_nce
 from ml.tokenizers.base import TokenizerParams
 from ml.tokenizers.domination import semantic_domination
 from ml.tokenizers.items import ItemData
 from ml.tokenizers.kmeans import kmeans, nearest
+from ml.tokenizers.networks import mlp
 from ml.tokenizers.paired import PairedNetwork, PairedTokenizer, Views
 from ml.tokenizers.paired_residual import (
-    Quantised,
     ResidualPairNetwork,
     ResidualPairParams,
     masked_mse,
-    mlp,
+    quantisation_loss,
     train,
 )
+from ml.tokenizers.quantizers import Quantised, straight_through
 
 
 class PRORecParams(ResidualPairParams):
@@ -111,36 +113,22 @@ def _loss(
 ) -> tuple[Tensor, Quantised | None]:
     text, behaviour = network.adapted(shown)
     latent = network.join(text, behaviour, shown.known)
-    quantised = network.quantise(latent) if with_codes else None
-    code = quantised.straight(latent) if quantised is not None else latent
+    quantised = network.quantizer(latent) if with_codes else None
+    code = straight_through(latent, quantised.chosen.sum(dim=0)) if quantised is not None else latent
     total = nn.functional.mse_loss(network.to_text(code), whole.text)
     total = total + masked_mse(network.to_behaviour(code), whole.behaviour, whole.known)
     known = torch.nonzero(whole.known).squeeze(1)
     if params.align and len(known) > 1:
-        total = total + params.align * info_nce(text[known], behaviour[known], params.temperature)
+        pair = text[known], behaviour[known]
+        both_ways = info_nce(*pair, params.temperature) + info_nce(*pair[::-1], params.temperature)
+        total = total + params.align * 0.5 * both_ways
     if quantised is not None:
-        total = total + quantised.loss(params.beta)
+        total = total + quantisation_loss(quantised, params.beta)
         if params.distil:
             in_text = neighbourhood_loss(code, whole.text, params.temperature)
             in_behaviour = neighbourhood_loss(code[known], whole.behaviour[known], params.temperature)
             total = total + params.distil * (in_text + in_behaviour)
     return total, quantised
-
-
-def info_nce(left: Tensor, right: Tensor, temperature: float) -> Tensor:
-    """Return the mean loss of telling each row's partner among all rows, both ways.
-
-    Parameters
-    ----------
-    left, right
-        Partners, [n, d] each.
-    temperature
-        Cosines are divided by it.
-    """
-    similarity = nn.functional.normalize(left) @ nn.functional.normalize(right).T / temperature
-    truth = torch.arange(len(left), device=left.device)
-    cross_entropy = nn.functional.cross_entropy
-    return 0.5 * (cross_entropy(similarity, truth) + cross_entropy(similarity.T, truth))
 
 
 def neighbourhood_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -176,7 +164,7 @@ def _neighbour_log_probs(vectors: Tensor, temperature: float) -> Tensor:
 
 @torch.no_grad()
 def _figures(network: _Network, views: Views, params: PRORecParams) -> dict[str, Any]:
-    code = network.code_vectors(network.quantise(network.latent(views)).codes)
+    code = network.code_vectors(network.quantizer(network.latent(views)).codes)
     both = views.known
     text, behaviour, unified = (values[both].cpu().numpy() for values in (views.text, views.behaviour, code))
     return {

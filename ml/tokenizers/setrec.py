@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from ml.tokenizers.base import TokenizerParams
 from ml.tokenizers.items import ItemData
 from ml.tokenizers.kmeans import kmeans, nearest
+from ml.tokenizers.networks import mlp
 from ml.tokenizers.paired import PairedNetwork, PairedParams, PairedTokenizer, Views
-from ml.tokenizers.paired_residual import masked_mse, mlp
-
-_ROUNDS = 5
+from ml.tokenizers.paired_residual import masked_mse
 
 
 class SETRecParams(PairedParams):
@@ -117,7 +116,8 @@ class SETRec(PairedTokenizer):
             report["rounding"] = []
             for token, book in enumerate(network.books):
                 values = vectors[:, token].cpu().numpy()
-                fitted = _lloyd(values, book.cpu().numpy()) if warm else kmeans(values, len(book), rng)
+                start = book.cpu().numpy() if warm else None
+                fitted = kmeans(values, len(book), rng, start=start)
                 book.copy_(torch.from_numpy(fitted))
                 rounded = torch.from_numpy(fitted[nearest(values, fitted)[0]]).to(book.device)
                 report["rounding"].append(_missed(vectors[:, token], rounded))
@@ -166,15 +166,3 @@ def _missed(truth: Tensor, found: Tensor) -> float:
     """Return the share of the variance of vectors [n, d] that others miss."""
     variance = (truth - truth.mean(dim=0)).square().mean()
     return float((truth - found).square().mean() / variance.clamp_min(1e-12))
-
-
-def _lloyd(values: NDArray[np.float32], book: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the centres [k, d] that a few of Lloyd's iterations make of earlier ones; an empty one stays."""
-    for _ in range(_ROUNDS):
-        codes, _ = nearest(values, book)
-        counts = np.bincount(codes, minlength=len(book))
-        sums = np.zeros(book.shape, np.float64)
-        np.add.at(sums, codes, values)
-        means = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
-        book = np.where(counts[:, None] > 0, means, book)
-    return book

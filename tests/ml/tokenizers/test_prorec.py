@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 from ml.artifacts import ArtifactError
 from ml.tokenizers import build
 from ml.tokenizers.base import Scaler
 from ml.tokenizers.domination import semantic_domination
 from ml.tokenizers.items import ItemData
-from ml.tokenizers.prorec import PRORec, info_nce, neighbourhood_loss
+from ml.tokenizers.prorec import PRORec, neighbourhood_loss
 from tests.ml.tokenizers.samples import sample_items
 
 _PARAMS: dict[str, Any] = {
@@ -94,16 +94,6 @@ def test_a_warm_start_keeps_codes() -> None:
     assert kept > lost
     with pytest.raises(ArtifactError, match="other widths"):
         build("prorec", params | {"latent": 8}).fit(later, 1, start=first)
-
-
-def test_contrastive_loss_by_hand() -> None:
-    rng = np.random.default_rng(0)
-    left, right = rng.normal(size=(2, 5, 3))
-    unit = [m / np.linalg.norm(m, axis=1, keepdims=True) for m in (left, right)]
-    similarity = unit[0] @ unit[1].T / 0.3
-    both = [-np.mean(np.diag(log_softmax(matrix, axis=1))) for matrix in (similarity, similarity.T)]
-    found = info_nce(torch.tensor(left), torch.tensor(right), 0.3)
-    assert float(found) == pytest.approx(np.mean(both))
 
 
 def test_neighbourhood_loss_equals_plain_loops_and_is_zero_for_the_same_neighbours() -> None:
