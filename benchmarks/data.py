@@ -116,11 +116,11 @@ def run(home: Path, landing: Path, first: date, last: date) -> dict[str, Any]:
     """Run the chain over a range of days in a process of its own."""
     environment = os.environ | {"TESSERA_HOME": str(home), "TESSERA_DATA": str(landing)}
     command = [sys.executable, "-m", "benchmarks.chain", str(first), str(last)]
-    load = round(os.getloadavg()[0], 2)
+    load, memory = round(os.getloadavg()[0], 2), os.environ["TESSERA_DUCKDB_MEMORY"]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"the chain failed on {first} to {last}: {home}")
-    told: dict[str, Any] = {**json.loads(done.stdout.splitlines()[-1]), "load_before": load}
+    told: dict[str, Any] = {**json.loads(done.stdout.splitlines()[-1]), "load_before": load, "duckdb_memory": memory}
     sys.stdout.write(f"{first} to {last}: {told}\n")
     sys.stdout.flush()
     return told
