@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import typer
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
@@ -341,6 +342,7 @@ def run(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "items": len(items),
+        "threads": torch.get_num_threads(),
         "known": {space: int(items.known(space).sum()) for space in items.spaces},
         "rows": rows,
         "failed": failed,

@@ -52,9 +52,9 @@ def als(train: Histories, n_items: int, dim: int, seed: int) -> NDArray[np.float
     counts = coo_matrix(
         (np.ones(len(train.items), np.float32), (train.users, train.items)), (len(train), n_items)
     ).tocsr()
-    model = AlternatingLeastSquares(factors=dim, random_state=seed, **ALS)
     # Its own threads each call BLAS, which must then not start more.
     with threadpool_limits(1, "blas"):
+        model = AlternatingLeastSquares(factors=dim, random_state=seed, **ALS)
         model.fit(counts, show_progress=False)
     vectors: NDArray[np.float32] = np.array(model.item_factors, np.float32)
     vectors[np.bincount(train.items, minlength=n_items) == 0] = 0

@@ -57,7 +57,7 @@ def _purity(codes: np.ndarray, labels: np.ndarray, length: int) -> float:
 
 
 def test_prefixes_are_purer_than_those_of_a_plain_rqvae_on_the_same_vectors() -> None:
-    items, _, part = _planted(noise=1.5)
+    items, _, part = _planted(noise=2.0)
     plain, anchored = build("rqvae", _RQVAE), build("prism", _PARAMS | {"anchor": 0.3})
     codes = []
     for tokenizer in (plain, anchored):
