@@ -120,7 +120,11 @@ def run(home: Path, landing: Path, first: date, last: date) -> dict[str, Any]:
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"the chain failed on {first} to {last}: {home}")
-    told: dict[str, Any] = {**json.loads(done.stdout.splitlines()[-1]), "load_before": load, "duckdb_memory": memory}
+    told: dict[str, Any] = {
+        **json.loads(done.stdout.splitlines()[-1]),
+        "load_before": load,
+        "duckdb_memory": memory,
+    }
     sys.stdout.write(f"{first} to {last}: {told}\n")
     sys.stdout.flush()
     return told

@@ -83,13 +83,14 @@ def main(
     """Run every size and write the record."""
     rows: list[Row] = []
     for n in size or [12_000, 1_000_000]:
+        measured: dict[str, Outcome | None] = {}
         with _vectors(n, WIDTH, seed) as path:
             for case in cases(n, codes or [8, 32]):
-                rows += compare(case, n, path, repeats if n <= _REPEATED else 1)
+                rows += compare(case, n, path, repeats if n <= _REPEATED else 1, measured)
     if rqvae:
         with _vectors(rqvae, 448, seed) as path:
             rows += compare(
-                Case("RQ-VAE 3x256", "rqvae", load_tokenizer_recipe("rqvae").params), rqvae, path, 1
+                Case("RQ-VAE 3x256", "rqvae", load_tokenizer_recipe("rqvae").params), rqvae, path, 1, {}
             )
     write("tokenizer-speed", rows, seed, results)
 
@@ -115,13 +116,17 @@ def cases(n: int, codes: list[int]) -> list[Case]:
     return found
 
 
-def compare(case: Case, n: int, path: Path, repeats: int) -> list[Row]:
-    """Return the rows of one case: time to fit, encoding and error, beside each peer."""
+def compare(case: Case, n: int, path: Path, repeats: int, measured: dict[str, Outcome | None]) -> list[Row]:
+    """Return the rows of one case: time to fit, encoding and error, beside each peer.
+
+    What peers came to on these vectors is kept in ``measured``: two of our cases may have the same one.
+    """
     ours = _median([_apart(_run_ours, path, case.kind, case.params) for _ in range(repeats)])
-    peers: dict[str, Outcome | None] = {
-        name: _median([_apart(_run_peer, path, key, arguments) for _ in range(repeats)])
-        for name, (key, arguments) in case.peers.items()
-    }
+    for name, (key, arguments) in case.peers.items():
+        known = f"{name} {arguments}"
+        if known not in measured:
+            measured[known] = _median([_apart(_run_peer, path, key, arguments) for _ in range(repeats)])
+    peers = {name: measured[f"{name} {arguments}"] for name, (_, arguments) in case.peers.items()}
     rows: list[Row] = []
     for name, peer in (peers or {"": None}).items():
         title = f"{case.name} on {n:,}"

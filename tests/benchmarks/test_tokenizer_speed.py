@@ -38,7 +38,7 @@ def test_both_sides_do_the_same_work(rotation: bool, tmp_path: Path, monkeypatch
     peer = ("rotated" if rotation else "product", {"levels": 4})
     params = {"levels": 4, "code_size": 16, "rotation": rotation}
     case = Case("product", "product_quantization", params, {"faiss": peer})
-    fit, encode, error = compare(case, 700, path, 1)
+    fit, encode, error = compare(case, 700, path, 1, {})
     assert fit.peer is not None
     assert fit.better == "lower"
     assert encode.better == "higher"
