@@ -10,7 +10,7 @@ BIN := .venv/bin
 export TESSERA_HOME ?= $(CURDIR)/.tessera
 
 .DEFAULT_GOAL := help
-.PHONY: help install manifest demo test test-slow ui serve rollback erase results bench-data bench-tokenizers lint format lock clean
+.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers lint format lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,10 @@ serve: manifest ## Serve recommendations of the last demo over HTTP
 
 rollback: manifest ## Make the champion before this one live again
 	@$(BIN)/python -m orchestration rollback
+
+backfill: manifest ## Run a range of days again: make backfill FROM=2025-03-01 TO=2025-03-30
+	@DAGSTER_HOME=$(TESSERA_HOME)/dagster $(BIN)/dagster job execute -m orchestration.definitions -j backfill \
+		--tags '{"dagster/asset_partition_range_start": "$(FROM)", "dagster/asset_partition_range_end": "$(TO)"}'
 
 erase: manifest ## Erase users from every file of the home: make erase USERS="ID ID"
 	@$(BIN)/python -m orchestration erase $(USERS)
