@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,6 +38,7 @@ class Lake:
         self.days = sorted({event.arrival_date for event in self.truth.events})
         self.landed = self.days[: days // 3]
         self.altered: dict[Any, list[Event]] = {}
+        self.free_rows = itertools.count(10_000)
         self.items = list(self.truth.items)
 
     @property
@@ -83,7 +85,8 @@ class Lake:
             replace(
                 event,
                 arrival_date=day,
-                source_row=10_000 + event.source_row,
+                # No two rows of a file stand in one place.
+                source_row=next(self.free_rows),
                 value=float(k),
                 event_ts=min(event.event_ts, MIDNIGHT + timedelta(days=(day - START).days, hours=k)),
             )
