@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.tokenizer_speed`` draws vectors of 24 dimensions in 384 with noise (in tight clusters, any setting
 would look good), fits and encodes them by ours and by the peer, each in a process of its own, and writes
-``results/tokenizer-speed.json``. RQ-VAE, which has no peer in faiss, has a row of its own.
+``results/tokenizer-speed.json``. RQ-VAE, which has no peer in faiss, is measured by `benchmarks.rqvae`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from benchmarks.record import RESULTS, Row, write
 from ml.tokenizers import build
 from ml.tokenizers.items import only_vectors
-from ml.tokenizers.recipes import load_tokenizer_recipe
 from ml.tokenizers.report import reconstruction_error
 
 WIDTH, LATENT, CODE_BITS = 384, 24, 8
@@ -75,7 +74,6 @@ class Outcome:
 def main(
     size: Annotated[list[int] | None, typer.Option(help="Vectors; may be given more than once.")] = None,
     codes: Annotated[list[int] | None, typer.Option(help="Codes of product quantization.")] = None,
-    rqvae: Annotated[int, typer.Option(help="Vectors [n, 448] for RQ-VAE; 0 for none.")] = 12_101,
     repeats: Annotated[int, typer.Option(help=f"Runs of a case up to {_REPEATED:,} vectors.")] = 3,
     results: Annotated[Path, typer.Option(help="Where the record goes.")] = RESULTS,
     seed: int = 0,
@@ -87,11 +85,6 @@ def main(
         with _vectors(n, WIDTH, seed) as path:
             for case in cases(n, codes or [8, 32]):
                 rows += compare(case, n, path, repeats if n <= _REPEATED else 1, measured)
-    if rqvae:
-        with _vectors(rqvae, 448, seed) as path:
-            rows += compare(
-                Case("RQ-VAE 3x256", "rqvae", load_tokenizer_recipe("rqvae").params), rqvae, path, 1, {}
-            )
     write("tokenizer-speed", rows, seed, results)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, Self, runtime_checkable
@@ -231,9 +232,7 @@ class CodebookTokenizer(ABC):
 
     def encode(self, items: ItemData) -> NDArray[np.int32]:
         """Return codes; see `Tokenizer.encode`."""
-        scaler = self._fitted()
-        vectors = check_vectors(self.kind, items.space(self.params.input), len(scaler.mean))
-        return self._encode(scaler.apply(vectors))
+        return self._encode(self._scaled(items), items)
 
     def decode(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return vectors; see `Tokenizer.decode`."""
@@ -263,8 +262,8 @@ class CodebookTokenizer(ABC):
         """
 
     @abstractmethod
-    def _encode(self, scaled: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Return codes int32 [n, levels] of scaled vectors."""
+    def _encode(self, scaled: NDArray[np.float32], items: ItemData) -> NDArray[np.int32]:
+        """Return codes int32 [n, levels] of scaled vectors [n, width] of ``items``."""
 
     @abstractmethod
     def _decode(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -277,6 +276,11 @@ class CodebookTokenizer(ABC):
     @abstractmethod
     def _restore(self, tensors: dict[str, NDArray[Any]]) -> None:
         """Take back what `_tensors` gave."""
+
+    def _scaled(self, items: ItemData) -> NDArray[np.float32]:
+        """Return the vectors of the input space, checked and scaled."""
+        scaler = self._fitted()
+        return scaler.apply(check_vectors(self.kind, items.space(self.params.input), len(scaler.mean)))
 
     def _fitted(self) -> Scaler:
         if self._scaler is None:
@@ -345,3 +349,16 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, tensors: dict[str, NDArr
 def read_tokenizer(folder: Path, params: type[TokenizerParams]) -> tuple[Any, dict[str, NDArray[Any]]]:
     """Read what `write_tokenizer` wrote."""
     return params.model_validate(read_json(folder / CONFIG)["params"]), load_file(folder / TENSORS)
+
+
+def pack(texts: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Return texts as two arrays: their UTF-8 bytes one after the other, and where each ends."""
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+    return {"bytes": np.frombuffer(b"".join(encoded), np.uint8), "ends": ends}
+
+
+def unpack(packed: dict[str, NDArray[Any]]) -> list[str]:
+    """Return the texts that `pack` was given."""
+    content, ends = packed["bytes"].tobytes(), packed["ends"].tolist()
+    return [content[first:end].decode() for first, end in zip([0, *ends], ends, strict=False)]

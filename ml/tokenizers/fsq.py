@@ -19,9 +19,7 @@ from torch import Tensor, nn
 from ml.artifacts import ArtifactError
 from ml.tokenizers.base import CodebookTokenizer, TokenizerParams
 from ml.tokenizers.items import ItemData
-from ml.tokenizers.networks import mlp
-
-_ENCODE_ROWS = 8192
+from ml.tokenizers.networks import in_blocks, mlp
 
 
 class FSQParams(TokenizerParams):
@@ -123,18 +121,15 @@ class FSQ(CodebookTokenizer):
         self._network = network.cpu().eval()
         return {"residual": missed}
 
-    @torch.inference_mode()
-    def _encode(self, scaled: NDArray[np.float32]) -> NDArray[np.int32]:
-        network = self._trained()
-        codes = [np.zeros((0, self.params.codes), np.int32)]
-        for block in torch.from_numpy(scaled).split(_ENCODE_ROWS):
-            digits = network.digits(network.encoder(block)).numpy()
-            codes.append(
-                (
-                    digits.reshape(len(block), self.params.codes, len(self.params.levels)) @ self._places
-                ).astype(np.int32)
-            )
-        return np.concatenate(codes)
+    def _encode(self, scaled: NDArray[np.float32], items: ItemData) -> NDArray[np.int32]:
+        network, data = self._trained(), torch.from_numpy(scaled)
+        places = torch.from_numpy(self._places)
+
+        def codes(rows: slice) -> Tensor:
+            digits = network.digits(network.encoder(data[rows]))
+            return digits.unflatten(1, (self.params.codes, len(places))) @ places
+
+        return in_blocks(len(scaled), self.params.codes, codes)
 
     @torch.inference_mode()
     def _decode(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ml.tokenizers.quantizers import ResidualQuantizer
+
+_ROWS = 8192
 
 
 class Autoencoder(nn.Module):
@@ -61,3 +66,13 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
     for left, right in itertools.pairwise(widths):
         layers += [nn.Linear(left, right), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+@torch.inference_mode()
+def in_blocks(n: int, levels: int, codes: Callable[[slice], Tensor]) -> NDArray[np.int32]:
+    """Return codes int32 [n, levels], asked for some thousand rows at a time so that no layer holds them all."""
+    found = np.empty((n, levels), np.int32)
+    for start in range(0, n, _ROWS):
+        rows = slice(start, start + _ROWS)
+        found[rows] = codes(rows).numpy()
+    return found

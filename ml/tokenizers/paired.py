@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -18,13 +17,11 @@ from ml.tokenizers.base import (
     CodebookTokenizer,
     Scaler,
     TokenizerParams,
-    check_rows,
-    check_start,
     check_vectors,
 )
 from ml.tokenizers.items import ItemData
+from ml.tokenizers.networks import in_blocks
 
-_ENCODE_ROWS = 8192
 _SECOND_MEAN, _SECOND_SCALE = "behaviour.mean", "behaviour.scale"
 
 
@@ -74,7 +71,7 @@ class Views(NamedTuple):
     behaviour: Tensor
     known: Tensor
 
-    def take(self, rows: Tensor) -> Views:
+    def take(self, rows: Tensor | slice) -> Views:
         """Return the given rows."""
         return Views(self.text[rows], self.behaviour[rows], self.known[rows])
 
@@ -122,43 +119,31 @@ class PairedTokenizer(CodebookTokenizer):
     ) -> dict[str, Any]:
         """Train the network on views of ``items``; ``warm`` where it has been trained before."""
 
-    def fit(self, items: ItemData, seed: int, start: Self | None = None) -> dict[str, Any]:
-        """Learn from the items that ``params.input`` knows; see `Tokenizer.fit`."""
-        text = check_vectors(self.kind, items.space(self.params.input))
+    def _fit(
+        self, scaled: NDArray[np.float32], items: ItemData, seed: int, start: Self | None
+    ) -> dict[str, Any]:
+        """Train on both spaces; report ``rows_with_behaviour`` and what the family tells."""
         behaviour = check_vectors(self.kind, items.space(self.params.behaviour))
-        rows = np.flatnonzero(items.known(self.params.input))
-        check_rows(self.kind, len(rows), max(self.code_sizes))
-        known = items.known(self.params.behaviour)[rows]
+        known = items.known(self.params.behaviour)
         if not known.any():
             raise ArtifactError(f"{self.kind}: there are no items with {self.params.behaviour!r} vectors")
-        text, behaviour = text[rows], behaviour[rows]
-        widths = (text.shape[1], behaviour.shape[1])
-        if start is not None:
-            check_start(self, start, widths[0])
-        self._scaler = start._scaler if start is not None else Scaler.of(text)
         self._second = start._second if start is not None else Scaler.of(behaviour[known])
-        views = self._views(items.take(rows))
+        views = self._views(scaled, items)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            network = self._build(widths)
+            network = self._build((scaled.shape[1], behaviour.shape[1]))
         if start is not None:
             _continue(network, start._trained())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         rng = np.random.default_rng(seed)
-        report = self._learn(
-            network.to(device), views.to(device), items.take(rows), rng, warm=start is not None
-        )
+        report = self._learn(network.to(device), views.to(device), items, rng, warm=start is not None)
         self._network = network.cpu().eval()
-        return {"rows": len(rows), "rows_with_behaviour": int(known.sum()), **report}
+        return {"rows_with_behaviour": int(known.sum()), **report}
 
-    @torch.inference_mode()
-    def encode(self, items: ItemData) -> NDArray[np.int32]:
+    def _encode(self, scaled: NDArray[np.float32], items: ItemData) -> NDArray[np.int32]:
         """Return codes; items that behaviour does not know get theirs from the other space alone."""
-        network, views = self._trained(), self._views(items)
-        codes = [np.zeros((0, self.params.levels), np.int32)]
-        for rows in torch.arange(len(items)).split(_ENCODE_ROWS):
-            codes.append(network.codes(views.take(rows)).numpy().astype(np.int32))
-        return np.concatenate(codes)
+        network, views = self._trained(), self._views(scaled, items)
+        return in_blocks(len(items), self.params.levels, lambda rows: network.codes(views.take(rows)))
 
     @torch.inference_mode()
     def code_vectors(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -170,19 +155,14 @@ class PairedTokenizer(CodebookTokenizer):
         found: NDArray[np.float32] = network.code_vectors(torch.from_numpy(codes.astype(np.int64))).numpy()
         return found
 
-    def save(self, folder: Path) -> None:
-        """Write kind, parameters and tensors into an existing folder."""
-        self._trained()
-        super().save(folder)
-
-    def _views(self, items: ItemData) -> Views:
-        first, second = self._fitted(), self._second
+    def _views(self, scaled: NDArray[np.float32], items: ItemData) -> Views:
+        """Return scaled vectors of the first space beside those of the second."""
+        second = self._second
         assert second is not None
-        text = check_vectors(self.kind, items.space(self.params.input), len(first.mean))
         behaviour = check_vectors(self.kind, items.space(self.params.behaviour), len(second.mean))
         known = items.known(self.params.behaviour)
-        scaled = np.where(known[:, None], second.apply(behaviour), np.float32(0))
-        return Views(torch.from_numpy(first.apply(text)), torch.from_numpy(scaled), torch.from_numpy(known))
+        filled = np.where(known[:, None], second.apply(behaviour), np.float32(0))
+        return Views(torch.from_numpy(scaled), torch.from_numpy(filled), torch.from_numpy(known))
 
     @torch.inference_mode()
     def _decode(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -190,14 +170,6 @@ class PairedTokenizer(CodebookTokenizer):
             self._trained().text_of(torch.from_numpy(codes.astype(np.int64))).numpy()
         )
         return decoded
-
-    def _fit(
-        self, scaled: NDArray[np.float32], items: ItemData, seed: int, start: Self | None
-    ) -> dict[str, Any]:
-        raise NotImplementedError("two spaces are fitted by `fit`")
-
-    def _encode(self, scaled: NDArray[np.float32]) -> NDArray[np.int32]:
-        raise NotImplementedError("two spaces are encoded by `encode`")
 
     def _tensors(self) -> dict[str, NDArray[Any]]:
         assert self._second is not None

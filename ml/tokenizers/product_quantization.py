@@ -114,7 +114,7 @@ class ProductQuantization(CodebookTokenizer):
         ]
         return np.concatenate(books, axis=1)
 
-    def _encode(self, scaled: NDArray[np.float32]) -> NDArray[np.int32]:
+    def _encode(self, scaled: NDArray[np.float32], items: ItemData) -> NDArray[np.int32]:
         return self._choose(scaled @ self._rotation if self.params.rotation else scaled)
 
     def _decode(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:

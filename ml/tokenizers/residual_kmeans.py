@@ -103,7 +103,7 @@ class ResidualKMeans(CodebookTokenizer):
             return minibatch_kmeans(rest, size, rng, self.params.batch, iterations, centres), none
         return kmeans(rest, size, rng, iterations, centres), none
 
-    def _encode(self, scaled: NDArray[np.float32]) -> NDArray[np.int32]:
+    def _encode(self, scaled: NDArray[np.float32], items: ItemData) -> NDArray[np.int32]:
         codes = np.empty((len(scaled), self.params.levels), np.int32)
         for level, (book, offset) in enumerate(zip(self._books, self._offsets, strict=True)):
             codes[:, level], _ = _step(scaled, book, offset)

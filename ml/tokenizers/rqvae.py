@@ -16,15 +16,16 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ml.artifacts import ArtifactError
-from ml.tokenizers.base import CodebookParams, CodebookTokenizer, TokenizerParams
+from ml.tokenizers.base import CodebookParams, CodebookTokenizer, TokenizerParams, pack, unpack
 from ml.tokenizers.items import ItemData
-from ml.tokenizers.networks import Autoencoder
+from ml.tokenizers.networks import Autoencoder, in_blocks
 from ml.tokenizers.rqvae_training import Training
 from ml.tokenizers.sinkhorn import reassign
 
 _ENCODE_ROWS = 8192
 # Re-assignment of colliding items when training itself was not balanced.
 _EPSILON = 0.003
+_MOVED = "moved."
 
 
 class RQVAEParams(CodebookParams):
@@ -126,18 +127,10 @@ class RQVAE(CodebookTokenizer):
         """Identifiers that every item has; see `MultiIdentifier`."""
         return int(self.params.checkpoints)
 
-    def encode(self, items: ItemData) -> NDArray[np.int32]:
-        """Return codes; an item that fitting re-assigned has what it was given as long as its nearest codes stand."""
-        codes = super().encode(items)
-        for row, item in enumerate(items.item_ids) if self._moved else ():
-            if item in self._moved and self._moved[item][0] == tuple(codes[row].tolist()):
-                codes[row] = self._moved[item][1]
-        return codes
-
     def encode_all(self, items: ItemData) -> NDArray[np.int32]:
         """Return the codes by each checkpoint, int32 [identifiers, n, levels]; see `MultiIdentifier`."""
         last = self.encode(items)
-        scaled = self._fitted().apply(items.space(self.params.input))
+        scaled = self._scaled(items)
         earlier = [_codes(network, scaled) for network in self._networks[:-1]]
         return np.stack([*earlier, last])
 
@@ -177,8 +170,13 @@ class RQVAE(CodebookTokenizer):
             if before != after
         }
 
-    def _encode(self, scaled: NDArray[np.float32]) -> NDArray[np.int32]:
-        return _codes(self._trained()[-1], scaled)
+    def _encode(self, scaled: NDArray[np.float32], items: ItemData) -> NDArray[np.int32]:
+        """Return codes; an item that fitting re-assigned has what it was given as long as its nearest codes stand."""
+        codes = _codes(self._trained()[-1], scaled)
+        for row, item in enumerate(items.item_ids) if self._moved else ():
+            if item in self._moved and self._moved[item][0] == tuple(codes[row].tolist()):
+                codes[row] = self._moved[item][1]
+        return codes
 
     @torch.inference_mode()
     def _decode(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -195,10 +193,8 @@ class RQVAE(CodebookTokenizer):
             for name, value in network.state_dict().items()
         }
         if self._moved:
-            ids = [item.encode() for item in self._moved]
-            tensors["moved.ids"] = np.frombuffer(b"".join(ids), np.uint8)
-            tensors["moved.lengths"] = np.array([len(item) for item in ids], np.int64)
-            tensors["moved.codes"] = np.array(list(self._moved.values()), np.int32)
+            moved = {**pack(self._moved), "codes": np.array(list(self._moved.values()), np.int32)}
+            tensors |= {f"{_MOVED}{name}": value for name, value in moved.items()}
         return tensors
 
     def _restore(self, tensors: dict[str, NDArray[Any]]) -> None:
@@ -216,13 +212,12 @@ class RQVAE(CodebookTokenizer):
                 }
             )
             self._networks.append(network.eval())
-        if "moved.ids" in tensors:
-            text = tensors["moved.ids"].tobytes()
-            ends = np.cumsum(tensors["moved.lengths"]).tolist()
-            for first, last, (nearest, given) in zip(
-                [0, *ends], ends, tensors["moved.codes"].tolist(), strict=False
-            ):
-                self._moved[text[first:last].decode()] = tuple(nearest), tuple(given)
+        moved = {
+            name.removeprefix(_MOVED): value for name, value in tensors.items() if name.startswith(_MOVED)
+        }
+        if moved:
+            pairs = [(tuple(nearest), tuple(given)) for nearest, given in moved["codes"].tolist()]
+            self._moved = dict(zip(unpack(moved), pairs, strict=True))
 
     def _network(self, width: int) -> Autoencoder:
         params = self.params
@@ -235,12 +230,9 @@ class RQVAE(CodebookTokenizer):
         return self._networks
 
 
-@torch.inference_mode()
 def _codes(network: Autoencoder, scaled: NDArray[np.float32]) -> NDArray[np.int32]:
-    codes = [np.zeros((0, len(network.quantizer.books)), np.int32)]
-    for block in torch.from_numpy(scaled).split(_ENCODE_ROWS):
-        codes.append(network.codes(block).numpy().astype(np.int32))
-    return np.concatenate(codes)
+    data = torch.from_numpy(scaled)
+    return in_blocks(len(data), len(network.quantizer.books), lambda rows: network.codes(data[rows]))
 
 
 def _copy(source: Autoencoder, target: Autoencoder) -> None:

@@ -86,7 +86,7 @@ class SETRec(PairedTokenizer):
     @torch.inference_mode()
     def token_vectors(self, items: ItemData) -> NDArray[np.float32]:
         """Return the vectors that the codes round, float32 [n, tokens, latent], the behaviour's first."""
-        network, views = self._trained(), self._views(items)
+        network, views = self._trained(), self._views(self._scaled(items), items)
         assert isinstance(network, _Network)
         vectors: NDArray[np.float32] = network.vectors(views).numpy()
         return vectors

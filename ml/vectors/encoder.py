@@ -49,7 +49,7 @@ KIND = "text_encoder"
 
 
 class TuningParams(BaseModel):
-    """Parameters of :func:`tune`; the defaults take minutes on two cores.
+    """Parameters of :func:`tune`; the defaults keep it within reach of a CPU.
 
     Parameters
     ----------

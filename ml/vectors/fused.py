@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.artifacts import Manifest, hash_inputs, hash_json, is_complete, package_versions, set_current
-from ml.vectors.store import KIND, if_like, load_vectors, read_catalogue, save_vectors, turned
+from ml.vectors.store import KIND, if_like, load_vectors, places, read_catalogue, save_vectors, turned
 
 __all__ = ["align", "fuse", "load_vectors", "project", "update_fused_vectors"]
 
@@ -191,16 +191,13 @@ def _laid(
     item_ids: Sequence[str], blocks: Sequence[Block]
 ) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
     """Bring blocks into catalogue order, each having the same say; and tell which rows each knows."""
-    place = {item: row for row, item in enumerate(item_ids)}
     laid = []
     for ids, vectors in blocks:
-        pairs = [(place[item], row) for row, item in enumerate(ids) if item in place]
+        source = places(item_ids, ids)
+        known = source >= 0
         rows = np.zeros((len(item_ids), vectors.shape[1]), np.float32)
-        known = np.zeros(len(item_ids), bool)
-        if pairs:
-            target, source = np.array(pairs).T
-            rows[target] = _standardise(vectors[source]) / np.sqrt(vectors.shape[1])
-            known[target] = True
+        if known.any():
+            rows[known] = _standardise(vectors[source[known]]) / np.sqrt(vectors.shape[1])
         laid.append((rows, known))
     return laid
 

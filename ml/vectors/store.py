@@ -83,12 +83,17 @@ def load_vectors(folder: Path) -> tuple[list[str], NDArray[np.float32]]:
     return item_ids, vectors
 
 
+def places(item_ids: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]:
+    """Return where each of ``item_ids`` stands among the ``known``, int64 [n]; -1 where it does not."""
+    place = {item: row for row, item in enumerate(known)}
+    return np.array([place.get(item, -1) for item in item_ids], np.int64)
+
+
 def aligned(
     item_ids: Sequence[str], known: Sequence[str], vectors: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Return the vectors [n, width] of ``item_ids``; zero where an item is not among the ``known``, one a row."""
-    place = {item: row for row, item in enumerate(known)}
-    rows = np.array([place.get(item, -1) for item in item_ids], np.int64)
+    rows = places(item_ids, known)
     found = np.zeros((len(rows), vectors.shape[1]), np.float32)
     found[rows >= 0] = vectors[rows[rows >= 0]]
     return found
@@ -123,12 +128,13 @@ def turned(anchor: Path | None, item_ids: Sequence[str], vectors: NDArray[np.flo
     if anchor is None:
         return vectors
     known, before = load_vectors(anchor)
-    place = {item: row for row, item in enumerate(known)}
-    shared = [(row, place[item]) for row, item in enumerate(item_ids) if item in place]
-    if not shared or before.shape[1] != vectors.shape[1]:
+    then = places(item_ids, known)
+    shared = then >= 0
+    if not shared.any() or before.shape[1] != vectors.shape[1]:
         return vectors
-    now, then = np.array(shared).T
-    left, _, right = np.linalg.svd(vectors[now].astype(np.float64).T @ before[then].astype(np.float64))
+    left, _, right = np.linalg.svd(
+        vectors[shared].astype(np.float64).T @ before[then[shared]].astype(np.float64)
+    )
     result: NDArray[np.float32] = (vectors @ (left @ right)).astype(np.float32)
     # A row of zeros says that nothing is known, and must not become one of rounding errors.
     result[~vectors.any(axis=1)] = 0

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ml.artifacts import Manifest, current, read_manifest
+from ml.tokenizers.items import ItemData
 from ml.tokenizers.lifecycle import load_semantic_ids
 from ml.tokenizers.residual_kmeans import ResidualKMeans
 from ml.vectors.store import save_vectors
@@ -51,7 +52,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def collapse(monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode(self: ResidualKMeans, scaled: np.ndarray) -> np.ndarray:
+    def encode(self: ResidualKMeans, scaled: np.ndarray, items: ItemData) -> np.ndarray:
         return np.zeros((len(scaled), self.params.levels), np.int32)
 
     monkeypatch.setattr(ResidualKMeans, "_encode", encode)

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.artifacts import ArtifactError
-from ml.tokenizers.base import TokenizerParams, read_tokenizer, write_tokenizer
+from ml.tokenizers.base import TokenizerParams, read_tokenizer, unpack, write_tokenizer
 from ml.tokenizers.items import ItemData
+from ml.vectors.store import places
 
 _SIZES = "code_sizes"
 
@@ -77,20 +78,6 @@ class IndexTokenizer(ABC):
         return self._learned
 
 
-def pack(texts: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Return texts as two arrays: their UTF-8 bytes one after the other, and where each ends."""
-    encoded = [text.encode() for text in texts]
-    ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-    return {"bytes": np.frombuffer(b"".join(encoded), np.uint8), "ends": ends}
-
-
-def unpack(packed: dict[str, NDArray[Any]]) -> list[str]:
-    """Return the texts that `pack` was given."""
-    content, ends = packed["bytes"].tobytes(), packed["ends"].tolist()
-    return [content[first:end].decode() for first, end in zip([0, *ends], ends, strict=False)]
-
-
 def rows_of(packed: dict[str, NDArray[Any]], items: ItemData) -> NDArray[np.int64]:
     """Return the place of each item among packed IDs, int64 [n]; -1 where it is not one of them."""
-    places = {item: place for place, item in enumerate(unpack(packed))}
-    return np.array([places.get(item, -1) for item in items.item_ids], np.int64)
+    return places(items.item_ids, unpack(packed))

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ml.artifacts import ArtifactError
-from ml.tokenizers.base import TokenizerParams
-from ml.tokenizers.indexing.base import IndexTokenizer, pack, unpack
+from ml.tokenizers.base import TokenizerParams, pack, unpack
+from ml.tokenizers.indexing.base import IndexTokenizer
 from ml.tokenizers.items import ItemData
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ml.artifacts import ArtifactError
-from ml.tokenizers.base import TokenizerParams
-from ml.tokenizers.indexing.base import IndexTokenizer, pack, rows_of, unpack
+from ml.tokenizers.base import TokenizerParams, pack, unpack
+from ml.tokenizers.indexing.base import IndexTokenizer, rows_of
 from ml.tokenizers.items import ItemData
 
 

@@ -15,7 +15,7 @@ from ml.tokenizers import build
 from ml.tokenizers.base import MultiIdentifier
 from ml.tokenizers.items import ItemData
 from ml.tokenizers.report import code_usage, neighbour_overlap, uniqueness
-from ml.tokenizers.rqvae import RQVAE
+from ml.tokenizers.rqvae import RQVAE, _codes
 from tests.ml.tokenizers.samples import sample_items
 
 _SMALL: dict[str, Any] = {
@@ -185,7 +185,7 @@ def test_reassigned_codes_belong_to_the_items_that_were_fitted() -> None:
     items, _ = _planted(200)
     tokenizer = _fit(items, levels=2, reassign=True)
     nearest, given = (
-        tokenizer._encode(tokenizer._fitted().apply(items.space("fused"))),
+        _codes(tokenizer._trained()[-1], tokenizer._scaled(items)),
         tokenizer.encode(items),
     )
     moved = np.flatnonzero((nearest != given).any(axis=1))

@@ -17,6 +17,8 @@ from ml.tokenizers.lifecycle import fit_tokenizer, load_tokenizer
 from ml.tokenizers.recipes import load_tokenizer_recipe, tokenizer_recipe_names
 from tests.ml.tokenizers.samples import sample_items
 
+_PAIRED = {"levels": 3, "code_size": 8, "hidden": [16], "latent": 8}
+_PAIRED |= {"epochs": 20, "warm_up": 10, "batch": 64, "lr": 0.01}
 # Small enough to fit in a second; every kind has its line.
 _PARAMS: dict[str, dict[str, Any]] = {
     "category_index": {},
@@ -31,26 +33,8 @@ _PARAMS: dict[str, dict[str, Any]] = {
     },
     "fsq": {"codes": 2, "levels": [4, 3], "hidden": [16], "epochs": 120, "batch": 32, "lr": 0.01},
     "product_quantization": {"levels": 3, "code_size": 8, "rotation": True, "rotations": 5},
-    "prism": {
-        "levels": 3,
-        "code_size": 8,
-        "hidden": [16],
-        "latent": 8,
-        "epochs": 20,
-        "warm_up": 10,
-        "batch": 64,
-        "lr": 0.01,
-    },
-    "prorec": {
-        "levels": 3,
-        "code_size": 8,
-        "hidden": [16],
-        "latent": 8,
-        "epochs": 20,
-        "warm_up": 10,
-        "batch": 64,
-        "lr": 0.01,
-    },
+    "prism": _PAIRED,
+    "prorec": _PAIRED,
     "residual_kmeans": {"levels": 3, "code_size": 8},
     "rqvae": {
         "levels": 3,

@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 
 from ml.artifacts import ArtifactError
 from ml.tokenizers import build
-from ml.tokenizers.indexing.base import pack, unpack
+from ml.tokenizers.base import pack, unpack
 from ml.tokenizers.indexing.collaborative import spectral_clusters
 from ml.tokenizers.items import ItemData
 from tests.ml.tokenizers.samples import sample_items
