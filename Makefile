@@ -70,6 +70,9 @@ bench-tokenizers: .venv/.installed ## Score every tokenizer on real items: make 
 leaderboard: .venv/.installed ## Print a dataset's leaderboard from the committed runs, and write its page: make leaderboard DATASET=amazon-beauty-2014
 	@$(BIN)/python -m benchmarks.leaderboard show $(DATASET)
 
+queue: .venv/.installed ## Do the full-size runs that wait for a GPU
+	@$(BIN)/python -m benchmarks.run_queue
+
 lint: .venv/.installed ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
