@@ -28,6 +28,11 @@ from ml.recommenders.base import (
 from ml.recommenders.batches import Plans, Sequences
 from ml.recommenders.sequential.auxiliary import DropoutContrastParams
 from ml.recommenders.sequential.blocks.attention import AttentionParams
+from ml.recommenders.sequential.blocks.filtered import FilteredAttentionParams
+from ml.recommenders.sequential.blocks.gated import GatedAttentionParams
+from ml.recommenders.sequential.blocks.hstu import HstuParams
+from ml.recommenders.sequential.blocks.recurrent import RecurrentParams
+from ml.recommenders.sequential.blocks.state_space import StateSpaceParams
 from ml.recommenders.sequential.item_nets import IdAndVectorsParams, IdParams
 from ml.recommenders.sequential.losses import BinaryParams, FullSoftmaxParams, SampledSoftmaxParams
 from ml.recommenders.sequential.network import Network
@@ -42,7 +47,15 @@ _ROWS = 1024
 _SAMPLE_FOR_EMPTY = 1000
 
 ItemNetParams = Annotated[IdParams | IdAndVectorsParams, Field(discriminator="kind")]
-BlockParams = AttentionParams
+BlockParams = Annotated[
+    AttentionParams
+    | FilteredAttentionParams
+    | GatedAttentionParams
+    | HstuParams
+    | RecurrentParams
+    | StateSpaceParams,
+    Field(discriminator="kind"),
+]
 LossParams = Annotated[FullSoftmaxParams | SampledSoftmaxParams | BinaryParams, Field(discriminator="kind")]
 ObjectiveParams = NextItemParams
 AuxiliaryParams = DropoutContrastParams
@@ -82,6 +95,11 @@ class SequentialParams(TrainingParams):
     def _parts_fit(self) -> Self:
         for part in (self.items, self.block, self.loss, self.objective, *self.auxiliary):
             part.check(self.d)
+        if self.block.whole_window and not self.objective.whole_window:
+            raise ValueError(
+                f"block {self.block.kind!r} sees the whole window, and objective {self.objective.kind!r} as it is set "
+                "would let it see what it is asked for: predict from the last place alone (targets: last)"
+            )
         return self
 
     def build(self, facts: Facts) -> Network:
