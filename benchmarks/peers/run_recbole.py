@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from pathlib import Path
@@ -36,7 +37,8 @@ class Timed(Trainer):  # type: ignore[misc]
 def main() -> None:
     """Train, then answer every history."""
     task = Task.read()
-    with tempfile.TemporaryDirectory() as folder:
+    # RecBole writes logs below the working directory.
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         config = configure(task, Path(folder))
         init_seed(config["seed"], config["reproducibility"])
         data = create_dataset(config)

@@ -53,7 +53,7 @@ class Task:
                 arrays["items"],
                 int(arrays["n_items"]),
                 json.loads(setting),
-                Path(out),
+                Path(out).absolute(),
             )
 
     def without_last(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
