@@ -10,7 +10,7 @@ BIN := .venv/bin
 export TESSERA_HOME ?= $(CURDIR)/.tessera
 
 .DEFAULT_GOAL := help
-.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers leaderboard queue lint format lock clean
+.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers bench-training leaderboard queue lint format lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,9 @@ bench-tokenizers: .venv/.installed ## Score every tokenizer on real items: make 
 leaderboard: .venv/.installed ## Print a dataset's leaderboard from the committed runs, and write its page: make leaderboard DATASET=amazon-beauty-2014
 	@$(BIN)/python -m benchmarks.leaderboard show $(DATASET)
 
+bench-training: .venv/.installed ## Train SASRec beside RecTools and RecBole: make bench-training DATASETS=folder
+	@$(BIN)/python -m benchmarks.training $(if $(DATASETS),--root $(DATASETS))
+
 queue: .venv/.installed ## Do the full-size runs that wait for a GPU
 	@$(BIN)/python -m benchmarks.run_queue
 
@@ -89,6 +92,6 @@ lock: ## Renew constraints.txt from pyproject.toml
 	mv constraints.new constraints.txt && rm -rf .venv-lock
 
 clean: ## Remove what was built and the state of the demo; landing files of yours are never inside it
-	rm -rf .venv .tessera .tessera.* build *.egg-info dbt_project/target dbt_project/logs
+	rm -rf .venv .venv-peers .tessera .tessera.* build *.egg-info dbt_project/target dbt_project/logs
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
