@@ -162,7 +162,10 @@ def _train_one(
     try:
         fit = recommender.fit(parts, catalogue, seed)
     except ValueError as error:
-        raise ArtifactError(f"{snapshot.folder} cannot train {recipe.name} ({protocol}): {error}") from None
+        hidden = catalogue.codes.shape != snapshot.catalogue.codes.shape
+        why = " (those of the snapshot were made with a knowledge of behaviour)" if hidden else ""
+        message = f"{snapshot.folder} cannot train {recipe.name} ({protocol}): {error}{why}"
+        raise ArtifactError(message) from None
     manifest = _manifest(MODEL_KIND, target.name, snapshot.manifest.version, config, seed, code)
     manifest.metrics = {"recipe": recipe.name, "protocol": protocol, "fit": fit}
     target.mkdir(parents=True, exist_ok=True)
