@@ -152,7 +152,7 @@ def _train_one(
     exclude_history: bool,
 ) -> None:
     """Fit under one protocol; the model's folder appears last, so it means that the result is there too."""
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     config = dict(recipe.recommender)
     if protocol == "full":
         config |= read_result(target, "temporal").fit.get("refit", {})
@@ -177,6 +177,7 @@ def _train_one(
         manifest.metrics["test"] = test.metrics
         seconds = time.perf_counter() - started
         provenance = _provenance(snapshot, recipe, code, str(fit.get("device", "cpu")), seconds)
+        provenance["cpu_seconds"] = round(time.process_time() - cpu, 3)
         write_result(
             target,
             Result(protocol, recipe.name, seed, recommender.training_free, test, valid, fit, provenance),

@@ -85,6 +85,7 @@ def test_train_leaves_models_results_and_certificates(snapshot: Path, tmp_path: 
         "machine",
         "device",
         "seconds",
+        "cpu_seconds",
         "peak_memory_mb",
         "date",
     }
