@@ -43,8 +43,31 @@ paper, or whoever is named in the recipe, reports. Seconds are of training and e
 machine that may have had other work; those of CPU are the process's own."""
 
 
-def record(folder: Path, recipe: Recipe, protocol: str, dataset: str, results: Path = LEADERBOARD) -> Path:
-    """Write the leaderboard's file of a result that `ml.train` wrote; return its path."""
+def record(
+    folder: Path,
+    recipe: Recipe,
+    protocol: str,
+    dataset: str,
+    results: Path = LEADERBOARD,
+    board: str | None = None,
+) -> Path:
+    """Write the leaderboard's file of a result that `ml.train` wrote; return its path.
+
+    Parameters
+    ----------
+    folder
+        The training.
+    recipe
+        What was trained.
+    protocol
+        Of which result.
+    dataset
+        Name of the data.
+    results
+        Folder of leaderboards.
+    board
+        Which of them; that of the dataset if not given.
+    """
     about = {
         "title": recipe.title,
         "paper": recipe.paper,
@@ -52,7 +75,7 @@ def record(folder: Path, recipe: Recipe, protocol: str, dataset: str, results: P
         "recommender": recipe.recommender,
     }
     row = run_row(folder, protocol, dataset, about)
-    path = results / dataset / file_name(recipe.name, row["seed"], protocol)
+    path = results / (board or dataset) / file_name(recipe.name, row["seed"], protocol)
     write_json(path, row)
     return path
 

@@ -37,8 +37,8 @@ def test_leaderboard_files_hold_test_numbers_with_provenance(tmp_path: Path) -> 
     names = [path.relative_to(tmp_path / "results").as_posix() for path in written]
     assert names == [
         "demo/shop.json",
-        "leaderboard/shop/transitions-seed3.json",
-        "leaderboard/shop/transitions-seed3-temporal.json",
+        "leaderboard/demo-shop/transitions-seed3.json",
+        "leaderboard/demo-shop/transitions-seed3-temporal.json",
     ]
     row = read_json(written[1])
     assert row["metrics"]["ndcg@10"] == 0.25
