@@ -45,7 +45,11 @@ def export(settings: Settings, results: Path) -> list[Path]:
     for recipe in summary["recommenders"]:
         folder = current(settings.models / recipe)
         for protocol in PROTOCOLS:
-            written.append(record(folder, load_recipe(recipe), protocol, dataset, results / "leaderboard"))
+            # A demo has data of its own: its snapshot is not the one that a dataset's leaderboard was run on.
+            board = f"demo-{dataset}"
+            written.append(
+                record(folder, load_recipe(recipe), protocol, dataset, results / "leaderboard", board)
+            )
     return written
 
 

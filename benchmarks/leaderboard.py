@@ -39,11 +39,35 @@ _LEGEND = """Written by `make leaderboard DATASET={dataset}` from `benchmarks/re
 measured stands in [evaluation](../evaluation.md). Test queries only. A number is the mean over seeds, with the deviation of a
 sample after ±; 'against' is the difference of NDCG@10 to `{baseline}` and its 95 % interval by paired bootstrap over
 queries and seeds. 'ties' is what NDCG@10 would be, were items of equal score put in random order. 'published' is what the
-paper, or whoever is named in the recipe, reports. Seconds are of training and evaluation, on the device that is named."""
+paper, or whoever is named in the recipe, reports. Seconds are of training and evaluation, on the device that is named and on a
+machine that may have had other work; those of CPU are the process's own."""
 
 
-def record(folder: Path, recipe: Recipe, protocol: str, dataset: str, results: Path = LEADERBOARD) -> Path:
-    """Write the leaderboard's file of a result that `ml.train` wrote; return its path."""
+def record(
+    folder: Path,
+    recipe: Recipe,
+    protocol: str,
+    dataset: str,
+    results: Path = LEADERBOARD,
+    board: str | None = None,
+) -> Path:
+    """Write the leaderboard's file of a result that `ml.train` wrote; return its path.
+
+    Parameters
+    ----------
+    folder
+        The training.
+    recipe
+        What was trained.
+    protocol
+        Of which result.
+    dataset
+        Name of the data.
+    results
+        Folder of leaderboards.
+    board
+        Which of them; that of the dataset if not given.
+    """
     about = {
         "title": recipe.title,
         "paper": recipe.paper,
@@ -51,7 +75,7 @@ def record(folder: Path, recipe: Recipe, protocol: str, dataset: str, results: P
         "recommender": recipe.recommender,
     }
     row = run_row(folder, protocol, dataset, about)
-    path = results / dataset / file_name(recipe.name, row["seed"], protocol)
+    path = results / (board or dataset) / file_name(recipe.name, row["seed"], protocol)
     write_json(path, row)
     return path
 
@@ -111,7 +135,7 @@ def page(dataset: str, runs: Sequence[Run]) -> str:
 def _table(found: Sequence[Summary], cold: dict[str, Summary]) -> str:
     head = ["recipe", "seeds", *(_SHORT[name] for name in _ACCURACY), "ties"]
     head += ["published R@10", "N@10", f"N@10 against {BASELINE}"] + (["cold R@10"] if cold else [])
-    head += ["seconds", "MB", "device"]
+    head += ["seconds", "of CPU", "MB", "device"]
     rows = []
     for one in found:
         told = one.runs[-1].told.get("published", {})
@@ -148,7 +172,9 @@ def _cost(one: Summary) -> list[str]:
     made = [run.told["provenance"] for run in one.runs]
     seconds = sum(told["seconds"] for told in made) / len(made)
     memory = max(told.get("peak_device_memory_mb", told["peak_memory_mb"]) for told in made)
-    return [f"{seconds:.0f}", f"{memory:.0f}", ", ".join(sorted({told["device"] for told in made}))]
+    cpu = [told["cpu_seconds"] for told in made if "cpu_seconds" in told]
+    of_cpu = f"{sum(cpu) / len(cpu):.0f}" if cpu else "-"
+    return [f"{seconds:.0f}", of_cpu, f"{memory:.0f}", ", ".join(sorted({told["device"] for told in made}))]
 
 
 def _interval(one: Summary) -> str:

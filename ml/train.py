@@ -157,7 +157,7 @@ def _train_one(
     exclude_history: bool,
 ) -> None:
     """Fit under one protocol; the model's folder appears last, so it means that the result is there too."""
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     config = dict(recipe.recommender)
     if protocol == "full":
         config |= read_result(target, "temporal").fit.get("refit", {})
@@ -168,7 +168,10 @@ def _train_one(
     try:
         fit = recommender.fit(parts, catalogue, seed, checkpoints / "last")
     except ValueError as error:
-        raise ArtifactError(f"{snapshot.folder} cannot train {recipe.name} ({protocol}): {error}") from None
+        hidden = catalogue.codes.shape != snapshot.catalogue.codes.shape
+        why = " (those of the snapshot were made with a knowledge of behaviour)" if hidden else ""
+        message = f"{snapshot.folder} cannot train {recipe.name} ({protocol}): {error}{why}"
+        raise ArtifactError(message) from None
     if not is_main_process():
         wait_for_all()
         return
@@ -183,6 +186,7 @@ def _train_one(
         manifest.metrics["test"] = test.metrics
         seconds = time.perf_counter() - started
         provenance = _provenance(snapshot, recipe, code, str(fit.get("device", "cpu")), seconds)
+        provenance["cpu_seconds"] = round(time.process_time() - cpu, 3)
         write_result(
             target,
             Result(protocol, recipe.name, seed, recommender.training_free, test, valid, fit, provenance),

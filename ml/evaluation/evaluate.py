@@ -95,7 +95,7 @@ def evaluate(
     """Rank the whole catalogue for every query; a hit is a hit on the item.
 
     Equal scores go by lower item index, as a recommender's contract says: arbitrary, but fixed. `Evaluation.expected`
-    tells what chance would have given instead. Where a list ends within a tie, its recommender is asked for a longer
+    tells what chance would have given instead. Where a tie goes on beyond a list, the recommender is asked for a longer
     one, of 1000 at most; a tie that is not over there is taken to hold all other items.
 
     Parameters
@@ -128,12 +128,14 @@ def evaluate(
     for start in range(0, len(queries), batch):
         rows = slice(start, min(start + batch, len(queries)))
         asked, targets = queries.histories.rows(rows), queries.targets[rows]
-        items, scores = recommender.recommend(asked, k, exclude_history)
-        if items.shape != (len(asked), k) or scores.shape != items.shape:
-            raise ValueError(f"answers of shape {items.shape} where ({len(asked)}, {k}) was asked")
+        # One more than counts tells whether a tie goes on beyond the list.
+        items, scores = recommender.recommend(asked, k + 1, exclude_history)
+        if items.shape != (len(asked), k + 1) or scores.shape != items.shape:
+            raise ValueError(f"answers of shape {items.shape} where ({len(asked)}, {k + 1}) was asked")
+        ties[rows] = _tied_places(recommender, asked, targets, (items, scores), n_items, exclude_history)
+        items, scores = items[:, :k], scores[:, :k]
         hits = items == targets[:, None]
         ranks[rows] = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, MISSED)
-        ties[rows] = _tied_places(recommender, asked, targets, (items, scores), n_items, exclude_history)
         top = items[:, :_SHOWN]
         shown += np.bincount(top[(top >= 0) & (top < n_items)], minlength=n_items)
         faults = _faults(items, scores, asked, n_items, exclude_history)
@@ -171,7 +173,7 @@ def _tied_places(
     places = _places(items, scores, targets)
     deep = min(_DEEPEST, n_items)
     wide = items.shape[1]
-    open_end = (items[:, -1] != NO_ITEM) & (scores[:, max(wide - 2, 0)] == scores[:, -1])
+    open_end = (items[:, -1] != NO_ITEM) & (scores[:, -2:-1] == scores[:, -1:]).any(axis=1)
     again = np.flatnonzero(open_end & ((places[:, 0] == MISSED) | (places[:, 1] == wide)))
     if len(again) and deep > wide:
         some = asked.rows(again)

@@ -31,7 +31,8 @@ class Result:
     fit
         The recommender's own report.
     provenance
-        ``data_hash, recipe_hash, code, versions, machine, device, seconds, peak_memory_mb, date``.
+        ``data_hash, recipe_hash, code, versions, machine, device, seconds, cpu_seconds, peak_memory_mb,
+        date``.
     """
 
     protocol: str

@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+#: Cells of the table of draws made at once: 32 MB.
+_CELLS = 1 << 22
+
 
 class Difference(NamedTuple):
     """Mean of ``a - b`` over the queries, and its 95 % interval."""
@@ -53,7 +56,9 @@ def paired_bootstrap(
         both = a - b
     values, counts = np.unique(both, axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
-    runs = rng.multinomial(n, counts / n, size=samples) @ values / n
+    block = max(_CELLS // len(counts), 1)
+    sizes = [min(block, samples - start) for start in range(0, samples, block)]
+    runs = np.concatenate([rng.multinomial(n, counts / n, size=size) @ values / n for size in sizes])
     if both.shape[1] > 1:
         drawn = _drawn(rng, a.shape[1], samples), _drawn(rng, b.shape[1], samples)
         runs = (runs * np.concatenate([drawn[0], -drawn[1]], axis=1)).sum(axis=1)

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.export_results import export
 from ml.artifacts import ArtifactError, Manifest, read_json, set_current, write_json, write_manifest
+from ml.evaluation.evaluate import Evaluation
+from ml.evaluation.metrics import accuracy
+from ml.evaluation.results import Result, write_result
 from orchestration.settings import Settings
 
-METRICS = {f"{name}@{k}": 0.5 / k for name in ("recall", "ndcg", "mrr", "coverage") for k in (5, 10, 20, 50)}
+RANKS = np.array([1, 0, 11, 0], np.int32)
 
 
 def home_with_results(home: Path) -> Settings:
@@ -16,16 +20,12 @@ def home_with_results(home: Path) -> Settings:
     write_manifest(folder, Manifest(kind="training", version="abc"))
     set_current(folder.parent, "abc")
     for protocol in ("leave_one_out", "temporal"):
-        told = {
-            "protocol": protocol,
-            "recipe": "transitions",
-            "seed": 3,
-            "metrics": METRICS,
-            "validation": dict.fromkeys(METRICS, 9.0),
-            "slices": {"item=head": {"ndcg@10": 0.1, "queries": 5}},
-            "provenance": {"data_hash": "d", "seconds": 1.0},
-        }
-        write_json(folder / f"result-{protocol}.json", told)
+        test, best = (
+            Evaluation(np.arange(4, dtype=np.int32), ranks, {}, accuracy(ranks, 50), {}, 50)
+            for ranks in (RANKS, np.ones(4, np.int32))
+        )
+        made = {"data_hash": "d", "recipe_hash": "r", "seconds": 1.0}
+        write_result(folder, Result(protocol, "transitions", 3, True, test, best, {}, made))
     write_json(home / "summary.json", {"source": "shop", "recommenders": {"transitions": {}}})
     gate = {"name": "beats_baseline", "recipe": "sasrec", "passed": False, "reason": "within luck"}
     write_json(home / "evaluation" / "champion.json", {"recipe": "transitions", "gates": [gate]})
@@ -37,12 +37,12 @@ def test_leaderboard_files_hold_test_numbers_with_provenance(tmp_path: Path) -> 
     names = [path.relative_to(tmp_path / "results").as_posix() for path in written]
     assert names == [
         "demo/shop.json",
-        "leaderboard/shop/transitions-seed3.json",
-        "leaderboard/shop/transitions-seed3-temporal.json",
+        "leaderboard/demo-shop/transitions-seed3.json",
+        "leaderboard/demo-shop/transitions-seed3-temporal.json",
     ]
     row = read_json(written[1])
-    assert row["metrics"]["ndcg@10"] == 0.05
-    assert row["validation"] == {"ndcg@10": 9.0, "recall@10": 9.0}
+    assert row["metrics"]["ndcg@10"] == 0.25
+    assert row["validation"] == {"ndcg@10": 1.0, "recall@10": 1.0}
     assert row["provenance"]["data_hash"] == "d"
     assert read_json(written[0])["gates"][0]["reason"] == "within luck"
     assert read_json(written[0])["machine"]["cores"] >= 1

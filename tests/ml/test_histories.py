@@ -114,3 +114,11 @@ def test_read_histories_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="event_type") as caught:
         read_histories(path, ["x", "y"])
     assert "\n" not in str(caught.value)
+
+
+def test_keep_passes_over_events_and_loses_no_row() -> None:
+    histories = Histories.of([[5, 6, 7], [], [8], [5, 9]])
+    kept = histories.keep(np.array([True, False, True, False, False, True]))
+    assert kept.offsets.tolist() == [0, 2, 2, 2, 3]
+    assert kept.items.tolist() == [5, 7, 9]
+    assert kept.times.tolist() == [0, 2, 1]

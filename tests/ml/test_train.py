@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save_file
 
 from ml import train as training
-from ml.artifacts import ArtifactError, read_manifest
+from ml.artifacts import ArtifactError, Manifest, read_json, read_manifest, write_manifest
 from ml.evaluation.gates import choose_champion
 from ml.evaluation.results import read_result
 from ml.recommenders import load_recommender
@@ -84,6 +85,7 @@ def test_train_leaves_models_results_and_certificates(snapshot: Path, tmp_path: 
         "machine",
         "device",
         "seconds",
+        "cpu_seconds",
         "peak_memory_mb",
         "date",
     }
@@ -133,6 +135,46 @@ def test_full_trains_on_everything_as_long_as_temporal_found_best(snapshot: Path
     again = train(snapshot, recipe, tmp_path / "b", protocols=["temporal", "full"], threads=1)
     assert again.name == folder.name
     assert model_bytes(again) == model_bytes(folder)
+
+
+def test_cold_items_are_asked_for_without_codes_that_know_them(snapshot: Path, tmp_path: Path) -> None:
+    marts, n = snapshot.parents[1], 20
+    angles = np.arange(n) * 2 * np.pi / n
+    folders = {}
+    for name, tensors in (
+        ("text", {"vectors": np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)}),
+        ("ids", {"codes": np.arange(n, dtype=np.int32)[:, None]}),
+    ):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        items = pa.table({"item_id": [f"i{i:02d}" for i in range(n)]})
+        pq.write_table(items, folders[name] / "items.parquet")
+        save_file(tensors, folders[name] / f"{next(iter(tensors))}.safetensors")
+    write_manifest(folders["text"], Manifest(kind="vectors", version="t", recipe={"sees_behaviour": False}))
+    recipe = tmp_path / "near.yaml"
+    recipe.write_text("title: Near\nrecommender: {kind: transitions, similarity: 1.0, popularity: 0.0}\n")
+
+    def cut(reads: list[str]) -> Path:
+        told = {"code_sizes": [n], "tokenizer": "t", "reads": reads}
+        write_manifest(folders["ids"], Manifest(kind="semantic_ids", version="v", recipe=told))
+        return write_snapshot(marts, folders["ids"], None, tmp_path / "snapshots", folders["text"])
+
+    knowing = cut(["fused"])
+    told = read_result(train(knowing, recipe, tmp_path, protocols=["cold_items"]), "cold_items")
+    assert told.test.checks["queries"] > 0
+    # One of twenty items is held out; on a ring its text is next to what came before it.
+    assert told.test.slices["item=cold"].all()
+    assert told.test.metrics["recall@5"] == 1.0
+    with pytest.raises(ArtifactError, match=r"semantic ID \(those of the snapshot were made with"):
+        train(knowing, "tiger", tmp_path, protocols=["cold_items"])
+
+
+def test_history_may_be_asked_for(snapshot: Path, tmp_path: Path) -> None:
+    common = ["--snapshot", str(snapshot), "--out", str(tmp_path), "--recipe", "popularity"]
+    for switch in ([], ["--with-history"]):
+        assert main([*common, "--protocol", "temporal", *switch]) == 0
+    found = [read_json(path)["exclude_history"] for path in tmp_path.rglob("result-temporal.json")]
+    assert sorted(found) == [False, True]
 
 
 def test_results_can_be_put_to_the_gates(snapshot: Path, tmp_path: Path) -> None:

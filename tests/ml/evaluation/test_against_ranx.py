@@ -33,8 +33,8 @@ class Lists:
     """Answers each query, told apart by its one history item, with its list; fewer items are padded."""
 
     def __init__(self, lists: list[list[int]], scores: list[list[float]]) -> None:
-        self.items = np.full((len(lists), K), -1, np.int32)
-        self.scores = np.full((len(lists), K), -np.inf, np.float32)
+        self.items = np.full((len(lists), K + 1), -1, np.int32)
+        self.scores = np.full((len(lists), K + 1), -np.inf, np.float32)
         for row, (items, values) in enumerate(zip(lists, scores, strict=True)):
             self.items[row, : len(items)] = items
             self.scores[row, : len(items)] = values

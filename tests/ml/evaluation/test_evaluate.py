@@ -17,6 +17,13 @@ from ml.histories import Histories
 N_ITEMS = 60
 
 
+def padded(items: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return lists of length k, -1 and -inf where there is no more."""
+    more = max(k - items.shape[1], 0)
+    items = np.pad(items, ((0, 0), (0, more)), constant_values=-1)
+    return items[:, :k], np.pad(scores, ((0, 0), (0, more)), constant_values=-np.inf)[:, :k]
+
+
 @dataclass
 class Fixed:
     """Answers each query with the lists it was given, in the order of the queries."""
@@ -30,7 +37,7 @@ class Fixed:
     ) -> tuple[np.ndarray, np.ndarray]:
         rows = slice(self.asked, self.asked + len(histories))
         self.asked += len(histories)
-        return self.items[rows, :k], self.scores[rows, :k]
+        return padded(self.items[rows], self.scores[rows], k)
 
 
 def queries(histories: list[list[int]], targets: list[int]) -> Queries:
@@ -132,9 +139,14 @@ def test_targets_in_ties_are_counted() -> None:
 
 
 def test_wrong_shape_is_refused() -> None:
-    items = np.zeros((1, 2), dtype=np.int32)
+    class Narrow:
+        def recommend(
+            self, histories: Histories, k: int, exclude_history: bool = True
+        ) -> tuple[np.ndarray, np.ndarray]:
+            return np.zeros((1, 2), np.int32), np.zeros((1, 2), np.float32)
+
     with pytest.raises(ValueError, match="shape"):
-        evaluate(Fixed(items, falling(items)), queries([[]], [0]), Histories.of([[0]]), 3, k=3)
+        evaluate(Narrow(), queries([[]], [0]), Histories.of([[0]]), 3, k=3)
 
 
 def test_nothing_asked() -> None:
