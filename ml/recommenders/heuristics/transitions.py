@@ -80,8 +80,8 @@ class TransitionsParams(RecommenderParams):
         Weight of cosine similarity to the recency-weighted mean of the voters' text vectors; relative to a query's
         best transition score. Ranks items without a training event.
     whiten
-        How far directions of the text vectors are evened out for `similarity`; see
-        `ml.recommenders.heuristics.text_similarity`. None takes the vectors as they are.
+        How far directions of the text vectors are evened out; see `ml.recommenders.heuristics.text_similarity`. None
+        takes the vectors as they are.
     popularity
         Weight of popularity, relative likewise. Small: it decides among items that nothing else speaks for.
     half_life_days
@@ -128,7 +128,8 @@ class Transitions:
         n_items = len(catalogue)
         source, target, weight = count_pairs(split.train, n_items, self.params)
         if self.params.affinity:
-            weight = weight * np.exp(self.params.affinity * cosines(text_vectors(catalogue), source, target))
+            alike = cosines(self._text(catalogue), source, target)
+            weight = weight * np.exp(self.params.affinity * alike)
         self.graph = strongest(source, target, weight, n_items, self.params.neighbours)
         self.popularity = popularity(split.train, n_items, self.params.half_life_days)
         self.popularity /= max(float(self.popularity.max(initial=0)), 1e-30)
@@ -168,10 +169,13 @@ class Transitions:
         """Make what follows from graph and catalogue: text vectors, where they have a weight, and sums of edges."""
         self.vectors = np.zeros((len(catalogue), 0), dtype=np.float32)
         if self.params.similarity:
-            text = text_vectors(catalogue)
-            self.vectors = text if self.params.whiten is None else whitened(text, self.params.whiten)
+            self.vectors = self._text(catalogue)
         sums = np.concatenate([[0.0], np.cumsum(self.graph.weights, dtype=np.float64)])
         self.given_away = np.maximum(np.diff(sums[self.graph.offsets]), 1e-30)
+
+    def _text(self, catalogue: Catalogue) -> NDArray[np.float32]:
+        vectors = text_vectors(catalogue)
+        return vectors if self.params.whiten is None else whitened(vectors, self.params.whiten)
 
     def _scores(self, histories: Histories) -> NDArray[np.float32]:
         """Score every item, float32 [n, n_items]; each row's best transition is 1."""
