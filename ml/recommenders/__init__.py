@@ -18,7 +18,7 @@ _KINDS = {
     "item_knn": ("ml.recommenders.heuristics.item_knn", "ItemKNN"),
     "text_similarity": ("ml.recommenders.heuristics.text_similarity", "TextSimilarity"),
     "blend": ("ml.recommenders.blend", "Blend"),
-    "sasrec": ("ml.recommenders.sequential.sasrec", "SASRec"),
+    "sequential": ("ml.recommenders.sequential.model", "Sequential"),
     "tiger": ("ml.recommenders.generative.tiger", "Tiger"),
 }
 
