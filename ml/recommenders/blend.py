@@ -117,8 +117,8 @@ class Blend:
         """
         reports = []
         for number, part in enumerate(self.parts):
-            below = {} if checkpoints is None else {"checkpoints": checkpoints / f"{number}-{part.kind}"}
-            reports.append(part.fit(split, catalogue, seed, **below))
+            below = None if checkpoints is None else checkpoints / f"{number}-{part.kind}"
+            reports.append(part.fit(split, catalogue, seed, below))
         told: dict[str, Any] = {"parts": reports}
         rng = np.random.default_rng(seed)
         rows = np.sort(rng.permutation(len(split.valid))[: self.params.valid_users])

@@ -59,7 +59,7 @@ def strongest(
     return Graph(offsets, target[keep].astype(np.int32), weight[keep].astype(np.float32))
 
 
-def recency_votes(histories: Histories, recent: int, decay: float) -> tuple[Histories, NDArray[np.float64]]:
+def recency_votes(histories: Histories, recent: int, decay: float) -> tuple[Histories, NDArray[np.floating]]:
     """Return the last ``recent`` events of each history and their votes, ``decay ** places before the last``."""
     voters = histories.tail(recent)
     age = np.repeat(voters.offsets[1:], voters.lengths) - 1 - np.arange(len(voters.items))
@@ -139,9 +139,7 @@ def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def text_vectors(catalogue: Catalogue) -> NDArray[np.float32]:
     """Return what the items' texts say at unit length, float32 [n_items, d]; the fused vectors where that is not there."""
-    text = getattr(catalogue, "text", None)
-    known = text is not None and text.shape[1] > 0
-    return unit_rows(text if known else catalogue.vectors)
+    return unit_rows(catalogue.text if catalogue.text.shape[1] else catalogue.vectors)
 
 
 def weighted_mean(

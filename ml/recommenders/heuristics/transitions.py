@@ -44,6 +44,10 @@ from ml.recommenders.heuristics.text_similarity import whitened
 if TYPE_CHECKING:
     from ml.snapshot import Catalogue
 
+#: Parameters that have no part in counting.
+VOTING = frozenset(
+    {"recent", "recency_decay", "day_decay", "two_hop", "hop_width", "similarity", "popularity"}
+)
 _DAY_US = 86_400_000_000
 _PAIRS = 500_000
 
@@ -135,6 +139,21 @@ class Transitions:
         self.popularity /= max(float(self.popularity.max(initial=0)), 1e-30)
         self._prepare(catalogue)
         return {"events": len(split.train.items), "pairs": len(self.graph.targets)}
+
+    def voting(self, catalogue: Catalogue, **params: float) -> Transitions:
+        """Return a recommender of the same counts that votes otherwise: far less work than counting anew.
+
+        Raises
+        ------
+        ValueError
+            If a parameter has a part in counting.
+        """
+        if counted := sorted(set(params) - VOTING):
+            raise ValueError(f"{counted[0]} has a part in counting")
+        made = Transitions(self.params.model_validate({**self.params.model_dump(), **params}))
+        made.graph, made.popularity = self.graph, self.popularity
+        made._prepare(catalogue)
+        return made
 
     def recommend(
         self, histories: Histories, k: int, exclude_history: bool = True
