@@ -50,7 +50,7 @@ class TextSimilarityParams(RecommenderParams):
     """
 
     recent: int = Field(default=20, ge=1)
-    recency_decay: float = Field(default=0.8, gt=0, le=1)
+    recency_decay: float = Field(default=0.6, gt=0, le=1)
     whiten: float = Field(default=0.5, ge=0, le=1)
     popularity: float = Field(default=1e-3, ge=0)
 
@@ -123,7 +123,7 @@ def whitened(vectors: NDArray[np.float32], power: float) -> NDArray[np.float32]:
     known = (vectors != 0).any(axis=1)
     out = np.zeros_like(vectors)
     if known.sum() < 2:
-        return vectors
+        return unit_rows(vectors)
     centred = vectors[known].astype(np.float64)
     centred -= centred.mean(axis=0)
     variance, directions = np.linalg.eigh(centred.T @ centred / len(centred))
