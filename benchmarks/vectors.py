@@ -164,12 +164,7 @@ def transitions(histories: Histories, n_items: int, seed: int) -> Asked:
     """Hold out the last two events of each user, and a tenth of the items."""
     parts = split(histories, "leave_one_out")
     cold = np.random.default_rng(seed).random(n_items) < COLD
-    kept = ~cold[parts.train.items]
-    lengths = np.bincount(parts.train.users[kept], minlength=len(parts.train))
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    train = Histories(
-        offsets, parts.train.items[kept], parts.train.event_types[kept], parts.train.times[kept]
-    )
+    train = parts.train.keep(~cold[parts.train.items])
     queries = parts.test.histories.last(1)[:, 0].astype(np.int64)
     targets = parts.test.targets.astype(np.int64)
     asked = ~cold[queries] & (queries != targets)
