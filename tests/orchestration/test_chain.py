@@ -248,7 +248,7 @@ def test_promotion_needs_an_audit_of_the_live_snapshot(chain: Chain, monkeypatch
         path.unlink(missing_ok=True)
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(ArtifactError, match="has no audit.*: run dataset_audit"):
+        with pytest.raises(ArtifactError, match=r"has no audit.*: run dataset_audit"):
             models.decide(settings)
     path.write_bytes(kept)
 
