@@ -10,7 +10,7 @@ BIN := .venv/bin
 export TESSERA_HOME ?= $(CURDIR)/.tessera
 
 .DEFAULT_GOAL := help
-.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers bench-training leaderboard queue lint format lock clean
+.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers bench-training leaderboard queue lint format lock clean bench-audit
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,9 @@ bench-data: manifest ## Measure ingestion, warehouse and features at ten million
 	@$(BIN)/python -m benchmarks.data
 	@$(BIN)/python -m benchmarks.features
 	@$(BIN)/python -m benchmarks.record ingest data-1M data-10M features
+
+bench-audit: .venv/.installed ## What datasets can show at all: make bench-audit DATASETS="folder ..."
+	@$(BIN)/python -m benchmarks.audit $(DATASETS)
 
 bench-tokenizers: .venv/.installed ## Score every tokenizer on real items: make bench-tokenizers DATASETS=folder
 	@$(BIN)/python -m benchmarks.tokenizers $(if $(DATASETS),--datasets $(DATASETS)) --churn residual-kmeans

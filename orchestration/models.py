@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml.artifacts import (
     ArtifactError,
@@ -20,14 +20,20 @@ from ml.artifacts import (
     set_current,
     write_json,
 )
-from ml.evaluation.gates import Gate, Verdict, choose_champion
+from ml.evaluation.gates import Gate, Verdict, audited, choose_champion
 from ml.evaluation.results import Result, read_result
 from ml.registry import Registry, Version
+from ml.snapshot import load_snapshot
 from orchestration.settings import Settings
+
+if TYPE_CHECKING:
+    from ml.evaluation.audit import Audit
 
 PROTOCOLS = ("leave_one_out", "temporal")
 BASELINE = "transitions"
 _PR_SET_PDEATHSIG = 1
+_AUDIT = "audit.json"
+_AUDITED_USERS = 10_000
 SHOWN = ("ndcg@10", "recall@10", "mrr@10", "coverage@10")
 
 
@@ -148,8 +154,38 @@ def leaderboard_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
+def audit_dataset(settings: Settings) -> Audit:
+    """Audit the live snapshot and write ``evaluation/audit.json``; what was audited already is read from there."""
+    from ml.evaluation.audit import audit
+
+    folder = current(settings.snapshots)
+    known = read_audit(settings)
+    if known is not None and known.data_hash == folder.name:
+        return known
+    found = audit(load_snapshot(folder), test_users=_AUDITED_USERS)
+    settings.evaluation.mkdir(parents=True, exist_ok=True)
+    write_json(settings.evaluation / _AUDIT, found.to_json())
+    return found
+
+
+def read_audit(settings: Settings) -> Audit | None:
+    """Return the last audit; None where there is none, or where another version of this code wrote it."""
+    from ml.evaluation.audit import Audit
+
+    try:
+        return Audit.from_json(read_json(settings.evaluation / _AUDIT))
+    except (ArtifactError, TypeError):
+        return None
+
+
 def decide(settings: Settings) -> Decision:
-    """Put the candidates to the gates, refit the winner on every event, and promote it."""
+    """Put the candidates to the gates, refit the winner on every event, and promote it.
+
+    Raises
+    ------
+    ArtifactError
+        If the live snapshot has not been audited, or if a recipe has no candidate of it.
+    """
     from ml.train import train
 
     results = {r: read_result(_candidate(settings, r), "temporal") for r in settings.recipes}
@@ -157,6 +193,10 @@ def decide(settings: Settings) -> Decision:
     live = registry.champion()
     verdict = choose_champion(results, BASELINE, live.tags.get("recipe") if live else None)
     winner = verdict.champion
+    gate = audited(winner, current(settings.snapshots).name, read_audit(settings))
+    if not gate.passed:
+        raise ArtifactError(gate.reason)
+    verdict.gates.append(gate)
     version = register(settings, winner, _candidate(settings, winner))
     snapshot = current(settings.snapshots)
     folder = train(snapshot, winner, settings.models, settings.seed, ("full",), threads=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from ml.evaluation.evaluate import Evaluation
 from ml.evaluation.metrics import ndcg
 from ml.evaluation.results import Result
 from ml.evaluation.significance import Difference, paired_bootstrap
+
+if TYPE_CHECKING:
+    from ml.evaluation.audit import Audit
 
 METRIC = "ndcg@10"
 
@@ -99,6 +103,24 @@ def choose_champion(
         gates.append(gate)
         best = best if gate.passed else incumbent
     return Verdict(best, gates)
+
+
+def audited(recipe: str, snapshot: str, audit: Audit | None) -> Gate:
+    """Ask whether the data that a recipe was trained on has been audited.
+
+    Parameters
+    ----------
+    recipe
+        Recipe that would be promoted.
+    snapshot
+        Version of the data.
+    audit
+        The last audit that was made, if any.
+    """
+    if audit is None or audit.data_hash != snapshot:
+        last = f"; the last audit is of {audit.data_hash}" if audit else ""
+        return Gate("audited", recipe, False, f"snapshot {snapshot} has no audit{last}: run dataset_audit")
+    return Gate("audited", recipe, True, audit.verdict)
 
 
 def _check(results: Mapping[str, Result], baseline: str) -> None:

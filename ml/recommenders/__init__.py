@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 _KINDS = {
     "popularity": ("ml.recommenders.heuristics.popularity", "Popularity"),
     "transitions": ("ml.recommenders.heuristics.transitions", "Transitions"),
+    "item_knn": ("ml.recommenders.heuristics.item_knn", "ItemKNN"),
+    "text_similarity": ("ml.recommenders.heuristics.text_similarity", "TextSimilarity"),
+    "blend": ("ml.recommenders.blend", "Blend"),
     "sequential": ("ml.recommenders.sequential.model", "Sequential"),
     "tiger": ("ml.recommenders.generative.tiger", "Tiger"),
 }

@@ -230,6 +230,29 @@ def test_nightly_takes_in_a_new_day(chain: Chain) -> None:
     assert read_json(chain.home / "champion.json")["recipe"] == chain.summary["champion"]
 
 
+def test_promotion_needs_an_audit_of_the_live_snapshot(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ml.evaluation import audit
+    from orchestration import models
+
+    settings = get_settings()
+    found = models.read_audit(settings)
+    assert found is not None
+    assert found.data_hash == current(chain.home / "snapshots").name
+    gates = {gate["name"]: gate for gate in read_json(settings.evaluation / "champion.json")["gates"]}
+    assert gates["audited"]["passed"]
+    monkeypatch.setattr(audit, "audit", None)
+    assert models.audit_dataset(settings) == found, "what was audited is not audited again"
+    path = settings.evaluation / "audit.json"
+    kept = path.read_bytes()
+    for content in (None, kept.replace(found.data_hash.encode(), b"other"), b"{}"):
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ArtifactError, match=r"has no audit.*: run dataset_audit"):
+            models.decide(settings)
+    path.write_bytes(kept)
+
+
 def test_rollback_brings_back_what_was_served_without_training(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

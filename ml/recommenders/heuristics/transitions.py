@@ -2,6 +2,9 @@
 
 Pairs of items at a distance of at most ``window`` places in a training history are counted, nearer pairs more; a
 candidate collects the (normalised) counts of the recent items, later items more; popularity decides among the rest.
+
+With the catalogue's text it is the strongest recommender here that is not trained: a transition counts more between
+items that say alike, two transitions in a row reach further, and items that nobody has met are ranked by what they say.
 """
 
 from __future__ import annotations
@@ -15,23 +18,38 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ml.evaluation.splits import Split
-from ml.histories import Histories, ranges
+from ml.histories import Histories
 from ml.recommenders.base import (
     RecommenderParams,
-    mask_history,
     read_params,
     read_weights,
     top_k,
     write_config,
     write_weights,
 )
+from ml.recommenders.heuristics.graph import (
+    EMPTY,
+    Graph,
+    collect,
+    rank_dense,
+    recency_votes,
+    relative,
+    strongest,
+    text_vectors,
+    weighted_mean,
+)
 from ml.recommenders.heuristics.popularity import popularity
+from ml.recommenders.heuristics.text_similarity import whitened
 
 if TYPE_CHECKING:
     from ml.snapshot import Catalogue
 
-#: Rows of a dense score matrix made at once: 512 x 100,000 items x 8 bytes is 400 MB.
-_ROWS = 512
+#: Parameters that have no part in counting.
+VOTING = frozenset(
+    {"recent", "recency_decay", "day_decay", "two_hop", "hop_width", "similarity", "popularity"}
+)
+_DAY_US = 86_400_000_000
+_PAIRS = 500_000
 
 
 class TransitionsParams(RecommenderParams):
@@ -43,19 +61,31 @@ class TransitionsParams(RecommenderParams):
         Greatest distance, in places, of two items that are counted as a pair.
     skip_decay
         Weight of a pair at distance s is ``skip_decay ** (s - 1)``.
+    same_day
+        A pair of the same day (UTC) counts so many times.
     backward
         Weight of the pair read backwards (what preceded the item).
     source_norm, target_norm
         A count is divided by ``events(source) ** source_norm * events(target) ** target_norm``.
+    affinity
+        A pair's weight is multiplied by ``exp(affinity * cosine)`` of the two items' text vectors.
     recent
         Number of latest history items that vote.
-    recency_decay
-        Weight of the vote of the item ``a`` places before the last is ``recency_decay ** a``.
+    recency_decay, day_decay
+        Weight of the vote of the item ``a`` places before the last, on the ``d``-th last of the history's days
+        (from 0), is ``recency_decay ** a * day_decay ** d``.
     neighbours
         Strongest targets kept for each item; bounds memory and time.
+    two_hop
+        Weight of what follows the ``hop_width`` best candidates, relative to a query's best score at two hops.
+    hop_width
+        Candidates that pass their votes on.
     similarity
-        Weight of cosine similarity to the recency-weighted mean of the voters' vectors, where the catalogue has
-        vectors; relative to a query's best transition score.
+        Weight of cosine similarity to the recency-weighted mean of the voters' text vectors; relative to a query's
+        best transition score. Ranks items without a training event.
+    whiten
+        How far directions of the text vectors are evened out; see `ml.recommenders.heuristics.text_similarity`. None
+        takes the vectors as they are.
     popularity
         Weight of popularity, relative likewise. Small: it decides among items that nothing else speaks for.
     half_life_days
@@ -64,13 +94,19 @@ class TransitionsParams(RecommenderParams):
 
     window: int = Field(default=10, ge=1)
     skip_decay: float = Field(default=0.85, gt=0, le=1)
+    same_day: float = Field(default=1.0, ge=0)
     backward: float = Field(default=0.25, ge=0)
     source_norm: float = Field(default=0.5, ge=0)
     target_norm: float = Field(default=0.0, ge=0)
+    affinity: float = Field(default=0.0, ge=0, le=50)
     recent: int = Field(default=20, ge=1)
     recency_decay: float = Field(default=0.5, gt=0, le=1)
+    day_decay: float = Field(default=1.0, gt=0, le=1)
     neighbours: int = Field(default=1000, ge=1)
+    two_hop: float = Field(default=0.0, ge=0)
+    hop_width: int = Field(default=50, ge=1)
     similarity: float = Field(default=0.0, ge=0)
+    whiten: float | None = Field(default=None, ge=0, le=1)
     popularity: float = Field(default=1e-4, ge=0)
     half_life_days: float | None = Field(default=None, gt=0)
 
@@ -84,11 +120,10 @@ class Transitions:
 
     def __init__(self, params: TransitionsParams) -> None:
         self.params = params
-        self.offsets = np.zeros(1, dtype=np.int64)
-        self.targets = np.zeros(0, dtype=np.int32)
-        self.weights = np.zeros(0, dtype=np.float32)
+        self.graph = EMPTY
         self.popularity = np.zeros(0, dtype=np.float32)
         self.vectors = np.zeros((0, 0), dtype=np.float32)
+        self.given_away = np.zeros(0)
 
     def fit(
         self, split: Split, catalogue: Catalogue, seed: int, checkpoints: Path | None = None
@@ -96,28 +131,35 @@ class Transitions:
         """Count; see `ml.recommenders.base.Recommender.fit`."""
         n_items = len(catalogue)
         source, target, weight = count_pairs(split.train, n_items, self.params)
-        self.offsets, self.targets, self.weights = strongest(
-            source, target, weight, n_items, self.params.neighbours
-        )
+        if self.params.affinity:
+            alike = cosines(self._text(catalogue), source, target)
+            weight = weight * np.exp(self.params.affinity * alike)
+        self.graph = strongest(source, target, weight, n_items, self.params.neighbours)
         self.popularity = popularity(split.train, n_items, self.params.half_life_days)
         self.popularity /= max(float(self.popularity.max(initial=0)), 1e-30)
-        self.vectors = self._unit(catalogue)
-        return {"events": len(split.train.items), "pairs": len(self.targets)}
+        self._prepare(catalogue)
+        return {"events": len(split.train.items), "pairs": len(self.graph.targets)}
+
+    def voting(self, catalogue: Catalogue, **params: float) -> Transitions:
+        """Return a recommender of the same counts that votes otherwise: far less work than counting anew.
+
+        Raises
+        ------
+        ValueError
+            If a parameter has a part in counting.
+        """
+        if counted := sorted(set(params) - VOTING):
+            raise ValueError(f"{counted[0]} has a part in counting")
+        made = Transitions(self.params.model_validate({**self.params.model_dump(), **params}))
+        made.graph, made.popularity = self.graph, self.popularity
+        made._prepare(catalogue)
+        return made
 
     def recommend(
         self, histories: Histories, k: int, exclude_history: bool = True
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """See `ml.recommenders.base.Recommender.recommend`."""
-        items = np.empty((len(histories), k), dtype=np.int32)
-        scores = np.empty((len(histories), k), dtype=np.float32)
-        for start in range(0, len(histories), _ROWS):
-            rows = slice(start, start + _ROWS)
-            some = histories.rows(rows)
-            dense = torch.from_numpy(self._scores(some))
-            if exclude_history:
-                mask_history(dense, some)
-            items[rows], scores[rows] = top_k(dense, k)
-        return items, scores
+        return rank_dense(self._scores, histories, k, exclude_history)
 
     def item_vectors(self) -> None:
         """Return None: the scores are no inner product of small vectors."""
@@ -129,53 +171,74 @@ class Transitions:
 
     def save(self, folder: Path) -> None:
         """See `ml.recommenders.base.Recommender.save`."""
-        names = ("offsets", "targets", "weights", "popularity")
-        write_weights(folder, {name: getattr(self, name) for name in names})
+        write_weights(folder, {**self.graph._asdict(), "popularity": self.popularity})
         write_config(folder, self)
 
     @classmethod
     def load(cls, folder: Path, catalogue: Catalogue) -> Self:
         """See `ml.recommenders.base.Recommender.load`."""
         made = cls(read_params(folder, TransitionsParams))
-        for name, tensor in read_weights(folder).items():
-            setattr(made, name, tensor)
-        made.vectors = made._unit(catalogue)
+        weights = read_weights(folder)
+        made.popularity = weights.pop("popularity")
+        made.graph = Graph(**weights)
+        made._prepare(catalogue)
         return made
 
-    def _unit(self, catalogue: Catalogue) -> NDArray[np.float32]:
-        """Return the catalogue's vectors at unit length, or none where they have no weight."""
-        if not self.params.similarity:
-            return np.zeros((len(catalogue), 0), dtype=np.float32)
-        norms = np.linalg.norm(catalogue.vectors, axis=1, keepdims=True)
-        unit: NDArray[np.float32] = catalogue.vectors / np.maximum(norms, 1e-12)
-        return unit
+    def _prepare(self, catalogue: Catalogue) -> None:
+        """Make what follows from graph and catalogue: text vectors, where they have a weight, and sums of edges."""
+        self.vectors = np.zeros((len(catalogue), 0), dtype=np.float32)
+        if self.params.similarity:
+            self.vectors = self._text(catalogue)
+        sums = np.concatenate([[0.0], np.cumsum(self.graph.weights, dtype=np.float64)])
+        self.given_away = np.maximum(np.diff(sums[self.graph.offsets]), 1e-30)
+
+    def _text(self, catalogue: Catalogue) -> NDArray[np.float32]:
+        vectors = text_vectors(catalogue)
+        return vectors if self.params.whiten is None else whitened(vectors, self.params.whiten)
 
     def _scores(self, histories: Histories) -> NDArray[np.float32]:
         """Score every item, float32 [n, n_items]; each row's best transition is 1."""
-        n, n_items = len(histories), len(self.popularity)
-        voters = histories.tail(self.params.recent)
-        age = np.repeat(voters.offsets[1:], voters.lengths) - 1 - np.arange(len(voters.items))
-        votes = self.params.recency_decay**age
-        starts = self.offsets[voters.items]
-        degrees = self.offsets[voters.items + 1] - starts
-        pairs = ranges(starts, degrees)
-        cells = np.repeat(voters.users * n_items, degrees) + self.targets[pairs]
-        collected = np.bincount(cells, self.weights[pairs] * np.repeat(votes, degrees), n * n_items)
-        scores = collected.astype(np.float32).reshape(n, n_items)
-        scores /= np.maximum(scores.max(axis=1, keepdims=True, initial=0), 1e-30)
+        shape = (len(histories), len(self.popularity))
+        voters, votes = recency_votes(histories, self.params.recent, self.params.recency_decay)
+        if self.params.day_decay < 1:
+            votes = votes * self.params.day_decay ** later_days(voters)
+        scores = relative(collect(self.graph, voters.users, voters.items, votes, shape))
+        if self.params.two_hop:
+            scores += self.params.two_hop * self._second_hop(scores)
         scores += self.params.popularity * self.popularity
         if self.vectors.shape[1]:
-            scores += self.params.similarity * self._similarity(voters, votes)
+            mean = weighted_mean(self.vectors, voters, votes)
+            scores += self.params.similarity * (mean @ self.vectors.T)
         return scores
 
-    def _similarity(self, voters: Histories, votes: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Return the cosine of each query's mean voter with every item, float32 [n, n_items]."""
-        mean = torch.zeros(len(voters), self.vectors.shape[1])
-        weighted = self.vectors[voters.items] * votes[:, None].astype(np.float32)
-        mean.index_add_(0, torch.from_numpy(voters.users), torch.from_numpy(weighted))
-        mean = torch.nn.functional.normalize(mean, dim=1)
-        cosine: NDArray[np.float32] = (mean @ torch.from_numpy(self.vectors).T).numpy()
-        return cosine
+    def _second_hop(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Let the best candidates share out their scores among what follows them; each row's best is 1."""
+        items, votes = top_k(torch.from_numpy(scores), min(self.params.hop_width, scores.shape[1]))
+        rows, place = np.nonzero(votes > 0)
+        sources = items[rows, place]
+        shared = votes[rows, place] / self.given_away[sources]
+        return relative(collect(self.graph, rows, sources, shared, scores.shape))
+
+
+def later_days(histories: Histories) -> NDArray[np.int64]:
+    """Count, for each event, the distinct days (UTC) of its history that are later than its own; int64 [n_events]."""
+    days, users = histories.times // _DAY_US, histories.users
+    begins = np.zeros(len(days), dtype=np.int64)
+    begins[1:] = (days[1:] != days[:-1]) & (users[1:] == users[:-1])
+    count = np.cumsum(begins)
+    last = np.repeat(count[histories.offsets[1:] - 1], histories.lengths) if len(count) else count
+    return last - count
+
+
+def cosines(
+    unit: NDArray[np.float32], source: NDArray[np.int64], target: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return the inner product of the given pairs of rows, float32 [n_pairs]."""
+    out = np.empty(len(source), dtype=np.float32)
+    for start in range(0, len(source), _PAIRS):
+        rows = slice(start, start + _PAIRS)
+        out[rows] = np.einsum("ij,ij->i", unit[source[rows]], unit[target[rows]])
+    return out
 
 
 def count_pairs(
@@ -188,14 +251,15 @@ def count_pairs(
     Source, target (int64, sorted by source then target, each pair once, never an item with itself) and weight
     float64, all [n_pairs].
     """
-    users, items = train.users, train.items.astype(np.int64)
+    users, items, days = train.users, train.items.astype(np.int64), train.times // _DAY_US
     keys, weights = [], []
     for skip in range(1, params.window + 1):
         same = users[skip:] == users[:-skip]
         early, late = items[:-skip][same], items[skip:][same]
-        weight = params.skip_decay ** (skip - 1)
+        one_day = days[:-skip][same] == days[skip:][same]
+        weight = params.skip_decay ** (skip - 1) * np.where(one_day, params.same_day, 1.0)
         keys += [early * n_items + late, late * n_items + early]
-        weights += [np.full(len(early), weight), np.full(len(early), weight * params.backward)]
+        weights += [weight, weight * params.backward]
     key, place = np.unique(np.concatenate(keys), return_inverse=True)
     count = np.bincount(place, np.concatenate(weights), len(key))
     source, target = key // n_items, key % n_items
@@ -203,21 +267,3 @@ def count_pairs(
     weight = count / (events[source] ** params.source_norm * events[target] ** params.target_norm)
     keep = (source != target) & (weight > 0)
     return source[keep], target[keep], weight[keep]
-
-
-def strongest(
-    source: NDArray[np.int64], target: NDArray[np.int64], weight: NDArray[np.float64], n_items: int, most: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-    """Keep the ``most`` heaviest targets of each source (equal weights: the lower target).
-
-    Returns
-    -------
-    Offsets int64 [n_items + 1], targets int32 and weights float32, heaviest first within a source.
-    """
-    order = np.lexsort((target, -weight, source))
-    source, target, weight = source[order], target[order], weight[order]
-    starts = np.searchsorted(source, np.arange(n_items + 1))
-    keep = np.arange(len(source)) - starts[source] < most
-    counts = np.bincount(source[keep], minlength=n_items)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return offsets, target[keep].astype(np.int32), weight[keep].astype(np.float32)

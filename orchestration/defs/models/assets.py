@@ -10,11 +10,18 @@ from ml.snapshot import write_snapshot
 from orchestration.defs.semantic_ids.assets import semantic_ids
 from orchestration.failures import RETRY, one_line_failures
 from orchestration.metadata import bar_plot, table
-from orchestration.models import compare, decide, leaderboard_rows, register, train_candidates
+from orchestration.models import (
+    audit_dataset,
+    compare,
+    decide,
+    leaderboard_rows,
+    register,
+    train_candidates,
+)
 from orchestration.partitions import recipe_partitions
 from orchestration.settings import get_settings
 
-GATES = ("valid_output", "beats_baseline", "slices")
+GATES = ("valid_output", "beats_baseline", "slices", "audited")
 
 
 @dg.asset(group_name="models", kinds={"parquet"}, deps=[semantic_ids], retry_policy=RETRY)
@@ -38,6 +45,27 @@ def training_snapshot() -> dg.MaterializeResult:
             "version": manifest.version,
         },
         data_version=dg.DataVersion(manifest.version),
+    )
+
+
+@dg.asset(group_name="models", kinds={"numpy"}, deps=[training_snapshot], retry_policy=RETRY)
+def dataset_audit() -> dg.MaterializeResult:
+    """What the live snapshot can show at all: local transitions, alike neighbours, or long histories."""
+    settings = get_settings()
+    with one_line_failures():
+        found = audit_dataset(settings)
+    return dg.MaterializeResult(
+        metadata={
+            "verdict": found.verdict,
+            "measures": table(found.rows()),
+            "plot": bar_plot(
+                {f"last {depth}" if depth != "all" else "all": value for depth, value in found.depth.items()},
+                "Heuristic, by items of the history that it reads",
+                METRIC,
+            ),
+            "params": dg.MetadataValue.json(found.heuristic["params"]),
+        },
+        data_version=dg.DataVersion(found.data_hash),
     )
 
 
@@ -83,7 +111,7 @@ def evaluation() -> dg.MaterializeResult:
 @dg.asset(
     group_name="models",
     kinds={"mlflow"},
-    deps=[evaluation],
+    deps=[evaluation, dataset_audit],
     retry_policy=RETRY,
     check_specs=[dg.AssetCheckSpec(name, asset="champion") for name in GATES],
 )

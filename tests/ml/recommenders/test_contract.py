@@ -43,10 +43,16 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def fresh(recipe: str, **params: Any) -> Recommender:
-    config = load_recipe(recipe).recommender
+def small(config: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    """Shrink a recommender and, where it is made of others, each of them."""
+    if "parts" in config:
+        config = {**config, "parts": [small(part, params) for part in config["parts"]]}
     asked = {name: value for name, value in params.items() if name in config}
-    return build({**config, **SMALL.get(config["kind"], {}), **asked})
+    return {**config, **SMALL.get(config["kind"], {}), **asked}
+
+
+def fresh(recipe: str, **params: Any) -> Recommender:
+    return build(small(load_recipe(recipe).recommender, params))
 
 
 @pytest.fixture(scope="module", params=recipe_names())
@@ -64,7 +70,8 @@ def fitted(recipe: str, histories: Histories, catalogue: Catalogue) -> Recommend
 def saved(recommender: Recommender, folder: Path) -> dict[str, bytes]:
     folder.mkdir()
     recommender.save(folder)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("k", [1, 10, 30])
@@ -179,7 +186,7 @@ def test_what_comes_next_is_found(
     items, _ = fitted.recommend(parts.test.histories, 3)
     following = (parts.test.histories.items[parts.test.histories.offsets[1:] - 1] + 1) % 23
     found = (items == following[:, None]).any(axis=1).mean()
-    if recipe == "popularity":
-        assert found < 0.3
+    if recipe in ("popularity", "text-similarity"):
+        assert found < 0.3, "the ring is in the order of histories alone"
     else:
         assert found > 0.5

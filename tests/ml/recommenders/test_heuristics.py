@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from ml.evaluation.splits import split
 from ml.histories import Histories
 from ml.recommenders.base import mask_history, top_k
+from ml.recommenders.heuristics.graph import strongest
 from ml.recommenders.heuristics.popularity import Popularity, PopularityParams
-from ml.recommenders.heuristics.transitions import Transitions, TransitionsParams, strongest
+from ml.recommenders.heuristics.transitions import Transitions, TransitionsParams, later_days
 from ml.snapshot import Catalogue
 
 N_ITEMS = 8
@@ -62,38 +63,94 @@ def test_popularity_counts_and_ages() -> None:
     assert plain.recommend(Histories.of([[]]), 3)[0].tolist() == [[1, 2, 0]]
 
 
+#: Places 0-1, 2-3 and 4-5 of every history share a day.
+HALF_DAY_US = 43_200_000_000
+TEXT = np.random.default_rng(0).standard_normal((N_ITEMS, 3)).astype(np.float32)
+
+
+def timed(rows: list[list[int]]) -> Histories:
+    histories = Histories.of(rows)
+    return replace(histories, times=histories.times * HALF_DAY_US)
+
+
 def by_hand(train: list[list[int]], history: list[int], p: TransitionsParams) -> np.ndarray:
     """Score every item by loops over pairs of events."""
     events = [i for row in train for i in row]
     counts = np.zeros((N_ITEMS, N_ITEMS))
+    text = TEXT / np.linalg.norm(TEXT, axis=1, keepdims=True)
     for row in train:
         for late in range(len(row)):
             for early in range(max(0, late - p.window), late):
                 weight = p.skip_decay ** (late - early - 1)
+                weight *= p.same_day if late // 2 == early // 2 else 1
                 counts[row[early], row[late]] += weight
                 counts[row[late], row[early]] += weight * p.backward
     np.fill_diagonal(counts, 0)
     size = np.maximum(np.bincount(events, minlength=N_ITEMS), 1)
     weights = counts / (size[:, None] ** p.source_norm * size[None, :] ** p.target_norm)
-    scores = np.zeros(N_ITEMS)
-    for age, item in enumerate(reversed(history[-p.recent :])):
-        scores += p.recency_decay**age * weights[item]
+    weights *= np.exp(p.affinity * (text @ text.T))
+    scores, mean = np.zeros(N_ITEMS), np.zeros(3)
+    last = (len(history) - 1) // 2
+    for place in range(max(0, len(history) - p.recent), len(history)):
+        vote = p.recency_decay ** (len(history) - 1 - place) * p.day_decay ** (last - place // 2)
+        scores += vote * weights[history[place]]
+        mean += vote * text[history[place]]
     scores /= max(scores.max(), 1e-30)
+    second = np.zeros(N_ITEMS)
+    for item in np.argsort(-scores, kind="stable")[: p.hop_width]:
+        second += scores[item] * weights[item] / max(weights[item].sum(), 1e-30)
+    scores += p.two_hop * second / max(second.max(), 1e-30)
     popular = np.bincount(events, minlength=N_ITEMS)
-    return scores + p.popularity * popular / max(popular.max(), 1)
+    scores += p.popularity * popular / max(popular.max(), 1)
+    return scores + p.similarity * text @ (mean / max(np.linalg.norm(mean), 1e-12))
 
 
-@given(rows_of_items, rows_of_items, st.sampled_from([0.0, 0.5]), st.integers(1, 3))
+@given(
+    rows_of_items,
+    rows_of_items,
+    st.sampled_from(
+        [
+            {},
+            {"target_norm": 0.5, "window": 1},
+            {"window": 3, "same_day": 3.0, "day_decay": 0.5},
+            {"affinity": 2.0, "similarity": 0.3},
+            {"two_hop": 0.4, "hop_width": N_ITEMS},
+        ]
+    ),
+)
 def test_transitions_equal_loops(
-    train: list[list[int]], asked: list[list[int]], norm: float, window: int
+    train: list[list[int]], asked: list[list[int]], changed: dict[str, float]
 ) -> None:
-    params = TransitionsParams(window=window, target_norm=norm, recent=3, popularity=0.01)
+    params = TransitionsParams.model_validate({"recent": 3, "popularity": 0.01, **changed})
     model = Transitions(params)
-    model.fit(split(Histories.of(train), "full"), small_catalogue(), 0)
-    items, scores = model.recommend(Histories.of(asked), N_ITEMS, exclude_history=False)
+    model.fit(split(timed(train), "full"), small_catalogue(TEXT), 0)
+    items, scores = model.recommend(timed(asked), N_ITEMS, exclude_history=False)
     for row, history in enumerate(asked):
         expected = by_hand(train, history, params)
-        np.testing.assert_allclose(scores[row], expected[items[row]], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(scores[row], expected[items[row]], rtol=1e-4, atol=1e-6)
+
+
+def test_voting_otherwise_needs_no_counting() -> None:
+    train, asked = split(timed([[0, 1, 2, 3], [2, 3, 4], [4, 0, 1]]), "full"), timed([[0, 2], [4]])
+    counted = Transitions(TransitionsParams())
+    counted.fit(train, small_catalogue(TEXT), 0)
+    changed = counted.voting(small_catalogue(TEXT), recent=1, similarity=0.5, two_hop=0.3)
+    afresh = Transitions(TransitionsParams(recent=1, similarity=0.5, two_hop=0.3))
+    afresh.fit(train, small_catalogue(TEXT), 0)
+    for got, expected in zip(changed.recommend(asked, 5), afresh.recommend(asked, 5), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    with pytest.raises(ValueError, match="window has a part in counting"):
+        counted.voting(small_catalogue(TEXT), window=2)
+
+
+def test_later_days() -> None:
+    day = 86_400_000_000
+    histories = replace(
+        Histories.of([[1, 2, 3], [], [4], [5, 6]]),
+        times=np.array([0, 1, 3 * day, 5, day - 1, day], dtype=np.int64),
+    )
+    assert later_days(histories).tolist() == [1, 1, 0, 0, 1, 0]
+    assert later_days(Histories.of([])).tolist() == []
 
 
 def test_strongest_keeps_the_heaviest() -> None:
