@@ -1,5 +1,8 @@
 """Train a recipe on a snapshot and evaluate it: ``python -m ml.train --snapshot DIR --recipe NAME --out DIR``.
 
+A run that was killed goes on where it stood when it is started again. ``torchrun --nproc-per-node N -m ml.train ...``
+shares the rows of every training batch among N processes.
+
 Needs torch, lightning, numpy, pyarrow, safetensors, pydantic and pyyaml, and nothing else of Tessera but ``ml``.
 """
 
@@ -9,6 +12,7 @@ import argparse
 import logging
 import platform
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -35,6 +39,7 @@ from ml.evaluation.splits import PROTOCOLS, Queries, Split, split
 from ml.recipes import Recipe, RecipeError, load_recipe, recipe_names
 from ml.recommenders import build
 from ml.recommenders.base import Recommender
+from ml.recommenders.training import is_main_process, wait_for_all
 from ml.snapshot import Snapshot, load_snapshot
 
 log = logging.getLogger("ml.train")
@@ -106,7 +111,7 @@ def train(
             torch.set_num_threads(before)
     done = [p for p in PROTOCOLS if is_complete(target / p)]
     stated = read_manifest(target).metrics.get("protocols") if is_complete(target) else None
-    if stated != done:
+    if stated != done and is_main_process():
         manifest = _manifest(TRAINING_KIND, target.name, data, recipe.recommender, seed, code)
         manifest.metrics = {"recipe": recipe.name, "recipe_hash": recipe.hash, "protocols": done}
         write_manifest(target, manifest)
@@ -139,10 +144,14 @@ def _train_one(snapshot: Snapshot, recipe: Recipe, target: Path, protocol: str, 
         config |= read_result(target, "temporal").fit.get("refit", {})
     recommender = build(config)
     parts = split(snapshot.histories, protocol)  # type: ignore[arg-type]
+    checkpoints = target / f"checkpoints-{protocol}"
     try:
-        fit = recommender.fit(parts, snapshot.catalogue, seed)
+        fit = recommender.fit(parts, snapshot.catalogue, seed, checkpoints / "last")
     except ValueError as error:
         raise ArtifactError(f"{snapshot.folder} cannot train {recipe.name} ({protocol}): {error}") from None
+    if not is_main_process():
+        wait_for_all()
+        return
     manifest = _manifest(MODEL_KIND, target.name, snapshot.manifest.version, config, seed, code)
     manifest.metrics = {"recipe": recipe.name, "protocol": protocol, "fit": fit}
     target.mkdir(parents=True, exist_ok=True)
@@ -161,6 +170,8 @@ def _train_one(snapshot: Snapshot, recipe: Recipe, target: Path, protocol: str, 
     with publish(target / protocol) as folder:
         recommender.save(folder)
         write_manifest(folder, manifest)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    wait_for_all()
 
 
 def _evaluate(recommender: Recommender, queries: Queries, parts: Split, snapshot: Snapshot) -> Evaluation:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _KINDS = {
     "popularity": ("ml.recommenders.heuristics.popularity", "Popularity"),
     "transitions": ("ml.recommenders.heuristics.transitions", "Transitions"),
-    "sasrec": ("ml.recommenders.sequential.sasrec", "SASRec"),
+    "sequential": ("ml.recommenders.sequential.model", "Sequential"),
     "tiger": ("ml.recommenders.generative.tiger", "Tiger"),
 }
 

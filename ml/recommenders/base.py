@@ -54,8 +54,15 @@ class Recommender(Protocol):
 
     def __init__(self, params: Any) -> None: ...
 
-    def fit(self, split: Split, catalogue: Catalogue, seed: int) -> dict[str, Any]:
+    def fit(
+        self, split: Split, catalogue: Catalogue, seed: int, checkpoints: Path | None = None
+    ) -> dict[str, Any]:
         """Learn from ``split.train``; ``split.valid`` may only decide when to stop.
+
+        Parameters
+        ----------
+        checkpoints
+            Folder of state from which a training that was killed goes on; None keeps none.
 
         Returns
         -------

@@ -15,7 +15,7 @@ from ml.evaluation.splits import split
 from ml.histories import Histories
 
 if TYPE_CHECKING:
-    from ml.recommenders.sequential.sasrec import SASRecParams
+    from ml.recommenders.sequential.model import SequentialParams
 
 #: Hu, Koren and Volinsky set alpha to 40: n events make alpha * n sure of an item, against 1 for one never met.
 ALS = {"iterations": 15, "regularization": 0.05, "alpha": 40.0}
@@ -45,14 +45,14 @@ def als(train: Histories, n_items: int, dim: int, seed: int) -> NDArray[np.float
     return factorise(train, n_items, dim, seed, int(ALS["iterations"]), ALS["regularization"], ALS["alpha"])
 
 
-def sasrec_params(dim: int, n_events: int) -> SASRecParams:
-    """Return the SASRec that :func:`sasrec` trains: the recommender's defaults, in the asked width.
+def sasrec_params(dim: int, n_events: int) -> SequentialParams:
+    """Return the SASRec that :func:`sasrec` trains: attention with full softmax, in the asked width.
 
     Few events make few batches: they are gone through more often, until the vectors have left their random start.
     """
-    from ml.recommenders.sequential.sasrec import SASRecParams
+    from ml.recommenders.sequential.model import SequentialParams
 
-    params = SASRecParams(d=dim)
+    params = SequentialParams(d=dim, learning_rate=3e-3, epochs=12)
     batches = -(-max(n_events, 1) // params.batch_tokens)
     return params.model_copy(update={"epochs": max(params.epochs, -(-_LEAST_STEPS // batches))})
 
@@ -73,13 +73,13 @@ def sasrec(train: Histories, n_items: int, dim: int, seed: int) -> NDArray[np.fl
     ArtifactError
         If no history has two events, or if the loss is no longer finite.
     """
-    from ml.recommenders.sequential.sasrec import SASRec
+    from ml.recommenders.sequential.model import Sequential
     from ml.snapshot import Catalogue
 
     nothing = np.zeros((n_items, 0))
     # SASRec learns from order alone: items need an index, and neither names nor vectors nor codes.
     catalogue = Catalogue([""] * n_items, [], [], nothing.astype(np.float32), nothing.astype(np.int32), ())
-    model = SASRec(sasrec_params(dim, len(train.items)))
+    model = Sequential(sasrec_params(dim, len(train.items)))
     try:
         model.fit(split(train, "full"), catalogue, seed)
     except ValueError as error:

@@ -36,12 +36,15 @@ def test_a_recipe_is_complete_and_its_name_is_its_numbers(tmp_path: Path) -> Non
         ("recommender: {kind: popularity}", "title: Field required"),
         (
             "title: T\nrecommender: {kind: magic}",
-            "unknown recommender kind 'magic'; known: popularity, sasrec",
+            "unknown recommender kind 'magic'; known: popularity, sequential",
         ),
         ("title: T\nrecommender: {}", "unknown recommender kind"),
         ("title: T\nrecommender: {kind: popularity, half: 3}", "no parameter 'half'; known: half_life_days"),
-        ("title: T\nrecommender: {kind: sasrec, d: 10, heads: 3}", r"heads \(3\) must divide d \(10\)"),
-        ("title: T\nrecommender: {kind: sasrec, dropout: 2}", "less than 1"),
+        (
+            "title: T\nrecommender: {kind: sequential, d: 10, block: {heads: 3}}",
+            r"heads \(3\) must divide d \(10\)",
+        ),
+        ("title: T\nrecommender: {kind: sequential, dropout: 2}", "less than 1"),
         ("title: T\nspeed: 3\nrecommender: {kind: popularity}", "speed: Extra inputs"),
         ("title: [", "is not YAML"),
         ("- 1", "must map names to values"),

@@ -8,17 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ml.histories import NO_ITEM, Histories, ranges
-from ml.recommenders.sequential.batches import Plans, Windows, windows
-
-
-def sliding(histories: Histories, longest: int) -> Windows:
-    """Cut one window for every event but a history's first: what came before it, ``longest`` events at most."""
-    targets = np.maximum(histories.lengths - 1, 0)
-    nth = ranges(np.zeros_like(targets), targets)
-    lengths = np.minimum(nth + 1, longest)
-    ends = np.repeat(histories.offsets[:-1], targets) + nth + 1
-    return Windows(histories.items, ends - lengths, lengths)
+from ml.histories import NO_ITEM, Histories
+from ml.recommenders.batches import Plans, sliding, windows
 
 
 class TrainingBatches:
@@ -41,7 +32,7 @@ class TrainingBatches:
         self.plans = Plans((windows if causal else sliding)(histories, length), tokens)
 
     def __len__(self) -> int:
-        return len(self.plans) if len(self.plans.cut.starts) else 0
+        return len(self.plans)
 
     def epoch(self, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs int64 [n, length] and targets int64 [n, length or 1], both padded with -1.
@@ -49,13 +40,11 @@ class TrainingBatches:
         Causal inputs are padded on the right, where no real place can see the padding; others on the left, so that
         the target follows the last place.
         """
-        for inputs, targets, lengths in self.plans.batches(rng):
-            columns = np.arange(inputs.shape[1])
-            rows = np.arange(len(inputs))[:, None]
+        for items, lengths, _, _, targets in self.plans.batches(rng):
+            columns = torch.arange(items.shape[1])
             if self.causal:
-                read = np.where(columns < lengths[:, None], inputs, NO_ITEM)
+                yield torch.where(columns < lengths[:, None], items, NO_ITEM), targets
             else:
-                source = columns - (inputs.shape[1] - lengths[:, None])
-                read = np.where(source >= 0, inputs[rows, np.maximum(source, 0)], NO_ITEM)
-                targets = targets[rows, lengths[:, None] - 1]
-            yield torch.from_numpy(read), torch.from_numpy(targets)
+                source = columns - (items.shape[1] - lengths[:, None])
+                read = torch.where(source >= 0, items.gather(1, source.clamp(min=0)), NO_ITEM)
+                yield read, targets.gather(1, lengths[:, None] - 1)

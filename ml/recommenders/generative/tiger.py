@@ -5,8 +5,6 @@ The paper's user token is left out: a recommender is given histories, not users,
 
 from __future__ import annotations
 
-import math
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -16,23 +14,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ml.artifacts import ArtifactError, read_json, write_json
-from ml.evaluation.evaluate import evaluate
-from ml.evaluation.splits import Queries, Split
+from ml.evaluation.splits import Split
 from ml.histories import Histories
 from ml.recommenders.base import WEIGHTS, RecommenderParams, read_params, reproducible, write_config
 from ml.recommenders.generative.batches import TrainingBatches
 from ml.recommenders.generative.beam import Normalise, beam_search, code_scores
 from ml.recommenders.generative.model import Decoding, Network, Shape
 from ml.recommenders.generative.trie import Trie, build_trie
+from ml.recommenders.training import TrainingParams, train_network, validation_score
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from lightning.fabric import Fabric
-
     from ml.snapshot import Catalogue
 
 _BUILT_ON = "semantic_ids.json"
@@ -40,8 +34,8 @@ _BUILT_ON = "semantic_ids.json"
 _HYPOTHESES = 1 << 13
 
 
-class TigerParams(RecommenderParams):
-    """Parameters of `Tiger`.
+class TigerParams(TrainingParams):
+    """Parameters of `Tiger`, beside those of its training.
 
     Parameters
     ----------
@@ -55,13 +49,8 @@ class TigerParams(RecommenderParams):
         See `ml.recommenders.generative.beam.beam_search`; training and decoding do the same.
     beam
         Hypotheses kept, at least as many as items asked for.
-    learning_rate, weight_decay, warm_up, batch_tokens
-        AdamW; the rate rises over ``warm_up`` steps and falls to 0 by a cosine over all epochs; items a batch.
-    epochs, patience, evaluate_every, valid_users
-        Most epochs; looks at NDCG@10 on a fixed sample of validation users, one every so many epochs, that may pass
-        without a better one.
-    precision
-        As Lightning Fabric names it.
+    batch_tokens
+        Items of a training batch, padding counted.
     """
 
     d: int = Field(default=64, ge=2)
@@ -76,15 +65,11 @@ class TigerParams(RecommenderParams):
     merge: bool = True
     normalise: Normalise = "trie"
     beam: int = Field(default=20, ge=1)
+    batch_tokens: int = Field(default=1024, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
     weight_decay: float = Field(default=0.035, ge=0)
-    warm_up: int = Field(default=50, ge=0)
-    batch_tokens: int = Field(default=1024, ge=1)
-    epochs: int = Field(default=12, ge=1)
-    patience: int = Field(default=3, ge=1)
-    evaluate_every: int = Field(default=1, ge=1)
+    decay: Literal["constant", "linear", "cosine"] = "cosine"
     valid_users: int = Field(default=500, ge=1)
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
 
 class Tiger:
@@ -100,7 +85,9 @@ class Tiger:
         self._trie: Trie | None = None
         self._tokenizer: str | None = None
 
-    def fit(self, split: Split, catalogue: Catalogue, seed: int) -> dict[str, Any]:
+    def fit(
+        self, split: Split, catalogue: Catalogue, seed: int, checkpoints: Path | None = None
+    ) -> dict[str, Any]:
         """Train; the weights kept are those of the best look. See `ml.recommenders.base.Recommender.fit`.
 
         Raises
@@ -108,8 +95,18 @@ class Tiger:
         ValueError
             If no history has two events, if the catalogue has no semantic IDs, or if the loss is no longer finite.
         """
+        params = self.params
         with reproducible(seed):
-            return self._fit(split, catalogue, seed)
+            self._prepare(catalogue, catalogue.code_sizes)
+            network, trie = self._fitted()
+            batches = TrainingBatches(split.train, params.length, params.batch_tokens, params.causal)
+            if not len(batches):
+                raise ValueError("no training history has two events: nothing to learn a sequence from")
+            trained = _Trained(network, trie, params.normalise)
+            score = validation_score(self, split, len(catalogue), params.valid_users, seed)
+            report = train_network(trained, batches.epoch, len(batches), params, seed, score, checkpoints)
+            self._trie = trained.trie
+        return {**report, "reachable_items": len(trie)}
 
     @torch.inference_mode()
     def recommend(
@@ -214,79 +211,20 @@ class Tiger:
         device = self._fitted()[0].table.device
         return torch.from_numpy(histories.last(length).astype(np.int64)).to(device)
 
-    def _fit(self, split: Split, catalogue: Catalogue, seed: int) -> dict[str, Any]:
-        # Lightning takes seconds to import and is needed only here.
-        from lightning.fabric import Fabric
 
-        started, params = time.perf_counter(), self.params
-        self._prepare(catalogue, catalogue.code_sizes)
-        network, trie = self._fitted()
-        batches = TrainingBatches(split.train, params.length, params.batch_tokens, params.causal)
-        if not len(batches):
-            raise ValueError("no training history has two events: nothing to learn a sequence from")
-        fabric = Fabric(accelerator="auto", devices=1, precision=params.precision)
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
-        )
-        model, optimizer = fabric.setup(network, optimizer)
-        trie = self._trie = trie.to(fabric.device)
-        steps = params.epochs * len(batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: _rate(step, steps, params.warm_up)
-        )
-        rng = np.random.default_rng(seed)
-        sample = _sample(split.valid, params.valid_users, seed)
-        losses: list[float] = []
-        looks: dict[int, float] = {}
-        best: dict[str, Tensor] = {}
-        for epoch in range(1, params.epochs + 1):
-            network.train()
-            sums = [
-                self._step(fabric, model, optimizer, schedule, items, targets)
-                for items, targets in batches.epoch(rng)
-            ]
-            losses.append(sum(loss for loss, _ in sums) / sum(count for _, count in sums))
-            if not math.isfinite(losses[-1]):
-                raise ValueError(f"the loss is {losses[-1]} after epoch {epoch}: lower the learning rate")
-            if len(sample) and (epoch % params.evaluate_every == 0 or epoch == params.epochs):
-                score = evaluate(self, sample, split.train, len(catalogue), k=10).metrics["ndcg@10"]
-                if score > max(looks.values(), default=-1.0):
-                    best = {name: value.clone() for name, value in network.state_dict().items()}
-                looks[epoch] = score
-                if len(looks) - 1 - int(np.argmax(list(looks.values()))) >= params.patience:
-                    break
-        if best:
-            network.load_state_dict(best)
-        epochs = max(looks, key=lambda epoch: looks[epoch]) if looks else params.epochs
-        return {
-            "losses": losses,
-            "valid_ndcg@10": looks,
-            "epochs": epochs,
-            "refit": {"epochs": epochs},
-            "reachable_items": len(trie),
-            "device": str(fabric.device),
-            "seconds": round(time.perf_counter() - started, 3),
-        }
+class _Trained(nn.Module):
+    """The network with its loss."""
 
-    def _step(
-        self,
-        fabric: Fabric,
-        model: Callable[[Tensor, Tensor], Tensor],
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LambdaLR,
-        items: Tensor,
-        targets: Tensor,
-    ) -> tuple[float, int]:
-        """Learn from one batch; return the sum of the losses and the number of targets."""
-        network, trie = self._fitted()
-        items, targets = items.to(fabric.device), targets.to(fabric.device)
-        loss = sequence_loss(network, model(items, targets), targets, trie, self.params.normalise)
-        fabric.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        count = int((targets >= 0).sum())
-        return float(loss.detach()) * count, count
+    def __init__(self, network: Network, trie: Trie, normalise: Normalise) -> None:
+        super().__init__()
+        self.network, self.trie, self.normalise = network, trie, normalise
+
+    def forward(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of a batch and its number of targets."""
+        items, targets = batch
+        self.trie = self.trie.to(items.device)
+        loss = sequence_loss(self.network, self.network(items, targets), targets, self.trie, self.normalise)
+        return loss, (targets >= 0).sum()
 
 
 def sequence_loss(
@@ -318,15 +256,3 @@ def sequence_loss(
         taken = trie.above(depth + 1, leaves) - trie.first[depth][nodes]
         loss = loss - scores.gather(1, taken[:, None]).sum()
     return loss / max(len(leaves), 1)
-
-
-def _rate(step: int, steps: int, warm_up: int) -> float:
-    """Share of the learning rate at a step: linear rise, cosine fall."""
-    rising = min(1.0, (step + 1) / (warm_up + 1))
-    return rising * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def _sample(queries: Queries, most: int, seed: int) -> Queries:
-    """Draw at most that many queries, in their order."""
-    drawn = np.random.default_rng(seed).permutation(len(queries))[:most]
-    return queries.take(np.sort(drawn))

@@ -59,7 +59,9 @@ class Popularity:
         self.params = params
         self.scores = np.zeros(0, dtype=np.float32)
 
-    def fit(self, split: Split, catalogue: Catalogue, seed: int) -> dict[str, Any]:
+    def fit(
+        self, split: Split, catalogue: Catalogue, seed: int, checkpoints: Path | None = None
+    ) -> dict[str, Any]:
         """Count; see `ml.recommenders.base.Recommender.fit`."""
         self.scores = popularity(split.train, len(catalogue), self.params.half_life_days)
         return {"events": len(split.train.items)}

@@ -90,7 +90,9 @@ class Transitions:
         self.popularity = np.zeros(0, dtype=np.float32)
         self.vectors = np.zeros((0, 0), dtype=np.float32)
 
-    def fit(self, split: Split, catalogue: Catalogue, seed: int) -> dict[str, Any]:
+    def fit(
+        self, split: Split, catalogue: Catalogue, seed: int, checkpoints: Path | None = None
+    ) -> dict[str, Any]:
         """Count; see `ml.recommenders.base.Recommender.fit`."""
         n_items = len(catalogue)
         source, target, weight = count_pairs(split.train, n_items, self.params)

@@ -20,13 +20,12 @@ from ml.snapshot import Catalogue
 
 #: Parameters that make a recipe small enough for a test.
 SMALL: dict[str, dict[str, Any]] = {
-    "sasrec": {
+    "sequential": {
         "d": 16,
         "max_length": 6,
         "epochs": 12,
         "batch_tokens": 64,
         "warmup": 5,
-        "negatives": 12,
         "learning_rate": 0.01,
     },
     "tiger": {
@@ -38,7 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
             "encoder_layers": 1,
             "decoder_layers": 1,
         },
-        **{"length": 6, "beam": 24, "epochs": 12, "evaluate_every": 2, "batch_tokens": 64, "warm_up": 5},
+        **{"length": 6, "beam": 24, "epochs": 24, "evaluate_every": 4, "batch_tokens": 64, "warmup": 5},
         **{"learning_rate": 0.01, "precision": "32-true"},
     },
 }

@@ -1,0 +1,1 @@
+"""Blocks: layers over a sequence."""

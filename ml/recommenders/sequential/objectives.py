@@ -1,0 +1,72 @@
+"""Objectives: what a sequential recommender is trained to tell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ml.histories import Histories
+from ml.recommenders.batches import Sequences, Windows, sliding, windows
+from ml.recommenders.sequential.parts import Facts, PartParams
+
+if TYPE_CHECKING:
+    from ml.recommenders.sequential.network import Network
+
+
+class NextItemParams(PartParams):
+    """Parameters of `NextItem`.
+
+    Parameters
+    ----------
+    targets
+        ``every``: each item of a window is predicted from those before it. ``last``: a window is cut for each event
+        of a history, and its last state alone predicts, so that blocks may look at a whole window at once.
+    """
+
+    kind: Literal["next_item"] = "next_item"
+    targets: Literal["every", "last"] = "every"
+
+    def build(self, facts: Facts) -> NextItem:
+        """Make the part."""
+        return NextItem(self.targets == "every")
+
+
+class NextItem(nn.Module):
+    """Predict what comes next.
+
+    Parameters
+    ----------
+    every
+        Whether every item of a window is a target, rather than the last.
+    """
+
+    causal = True
+
+    def __init__(self, every: bool) -> None:
+        super().__init__()
+        self.every = every
+
+    def windows(self, histories: Histories, max_length: int) -> Windows:
+        """See `ml.recommenders.sequential.parts.Objective`."""
+        return (windows if self.every else sliding)(histories, max_length)
+
+    def loss(self, network: Network, sequences: Sequences, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """See `ml.recommenders.sequential.parts.Objective`."""
+        table = network.item_net()
+        states = network.states(sequences, table)
+        wanted = targets >= 0
+        value = network.catalogue_loss(states[wanted], table, targets[wanted])
+        for auxiliary in network.auxiliary:
+            value = value + auxiliary(network, sequences, targets, states, table)
+        return value, wanted.sum()
+
+    def ask(self, network: Network, sequences: Sequences, table: Tensor) -> Tensor:
+        """See `ml.recommenders.sequential.parts.Objective`."""
+        return last_state(network.states(sequences, table), sequences.lengths)
+
+
+def last_state(states: Tensor, lengths: Tensor) -> Tensor:
+    """Return the state of each sequence's last item, float [n, d], of states [n, length, d]."""
+    return states[torch.arange(len(states), device=states.device), (lengths - 1).clamp(min=0)]
