@@ -16,6 +16,9 @@ _KINDS = {
     "popularity": ("ml.recommenders.heuristics.popularity", "Popularity"),
     "transitions": ("ml.recommenders.heuristics.transitions", "Transitions"),
     "sequential": ("ml.recommenders.sequential.model", "Sequential"),
+    "als": ("ml.recommenders.collaborative.als", "ALS"),
+    "ease": ("ml.recommenders.collaborative.ease", "EASE"),
+    "lightgcn": ("ml.recommenders.collaborative.lightgcn", "LightGCN"),
     "tiger": ("ml.recommenders.generative.tiger", "Tiger"),
 }
 

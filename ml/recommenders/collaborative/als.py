@@ -34,7 +34,7 @@ class ALSParams(FoldInParams):
         Each solves for all users, then for all items.
     """
 
-    fold_in: Literal["mean", "solve"] = "solve"
+    fold_in: Literal["mean", "propagate", "solve"] = "solve"
     d: int = Field(default=64, ge=1)
     iterations: int = Field(default=15, ge=1)
 
@@ -62,7 +62,8 @@ class ALS(FactorRecommender):
         items = factorise(
             split.train, n_items, params.d, seed, params.iterations, params.l2, params.confidence
         )
-        self.serve(torch.from_numpy(items)[known], known, split.train, n_items)
+        table = torch.from_numpy(items)[known]
+        self.serve(table, table, known, split.train, n_items)
         return {"events": len(split.train.items), "untrained_items": n_items - len(known)}
 
 

@@ -7,11 +7,14 @@ run over those of the batch, as in the other two.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
+
+from ml.recommenders.sequential.parts import PartParams
 
 _LLOYD_STEPS = 10
 
@@ -32,6 +35,9 @@ class Graph(Protocol):
 
 class Contrast(Protocol):
     """One loss of its kind; `renew` is called before every epoch."""
+
+    #: Of every layer of the pass that is scored, too.
+    noise: float
 
     def renew(self, graph: Graph) -> None:
         """Look at the vectors as they are now."""
@@ -62,48 +68,51 @@ def info_nce(queries: Tensor, keys: Tensor, own: Tensor, temperature: float) -> 
 
 def pictures(first: Tensor, second: Tensor, nodes: Tensor, temperature: float) -> Tensor:
     """Contrast two pictures [n_nodes, d] of distinct nodes int64 [b] with one another."""
-    return info_nce(
-        first[nodes], second[nodes], torch.arange(len(nodes), device=nodes.device), temperature
-    )
+    return info_nce(first[nodes], second[nodes], torch.arange(len(nodes), device=nodes.device), temperature)
 
 
-class TwoViews:
-    """Two passes with noise of their own on every layer (SimGCL, Eq. 2)."""
+class TwoViewsParams(PartParams):
+    """Two passes, each with noise of its own on every layer (SimGCL, Eq. 2).
 
-    def __init__(self, weight: float, temperature: float, noise: float) -> None:
-        self.weight, self.temperature, self.noise = weight, temperature, noise
+    Parameters
+    ----------
+    weight, temperature, noise
+        See SimGCL: lambda, tau and epsilon.
+    """
 
-    def renew(self, graph: Graph) -> None:
-        """See `Contrast`: nothing is kept."""
+    kind: Literal["two_views"] = "two_views"
+    weight: float = Field(default=0.5, ge=0)
+    temperature: float = Field(default=0.2, gt=0)
+    noise: float = Field(default=0.1, ge=0)
 
-    def __call__(self, graph: Graph, layers: list[Tensor], users: Tensor, items: Tensor) -> Tensor:
-        """See `Contrast`."""
-        first, second = (graph.final(graph.layers(self.noise)) for _ in range(2))
-        both = (users.unique(), items.unique() + graph.n_users)
-        return self.weight * sum(
-            (pictures(first, second, nodes, self.temperature) for nodes in both), start=first.new_zeros(())
-        )
-
-
-class CrossLayer:
-    """The scored vectors against one layer of the same noisy pass (XSimGCL, Eq. 11)."""
-
-    def __init__(self, weight: float, temperature: float, layer: int) -> None:
-        self.weight, self.temperature, self.layer = weight, temperature, layer
-
-    def renew(self, graph: Graph) -> None:
-        """See `Contrast`: nothing is kept."""
-
-    def __call__(self, graph: Graph, layers: list[Tensor], users: Tensor, items: Tensor) -> Tensor:
-        """See `Contrast`."""
-        final, layer = graph.final(layers), layers[self.layer]
-        both = (users.unique(), items.unique() + graph.n_users)
-        return self.weight * sum(
-            (pictures(final, layer, nodes, self.temperature) for nodes in both), start=final.new_zeros(())
-        )
+    def build(self, layers: int) -> TwoViews:
+        """Make the part."""
+        return TwoViews(self)
 
 
-class Neighbours:
+class CrossLayerParams(PartParams):
+    """The scored vectors against those of one layer of the same, noisy pass (XSimGCL, Eq. 11).
+
+    Parameters
+    ----------
+    weight, temperature, noise, layer
+        See XSimGCL: lambda, tau, epsilon and l*.
+    """
+
+    kind: Literal["cross_layer"] = "cross_layer"
+    weight: float = Field(default=0.2, ge=0)
+    temperature: float = Field(default=0.2, gt=0)
+    noise: float = Field(default=0.1, ge=0)
+    layer: int = Field(default=1, ge=1)
+
+    def build(self, layers: int) -> CrossLayer:
+        """Make the part; raise a ValueError of one line where there is no such layer."""
+        if self.layer > layers:
+            raise ValueError(f"contrast.layer ({self.layer}) is beyond layers ({layers})")
+        return CrossLayer(self)
+
+
+class NeighboursParams(PartParams):
     """A node against its neighbours of an even layer (NCL, Eq. 6-8) and against its cluster's centre (Eq. 11-13).
 
     Parameters
@@ -113,43 +122,97 @@ class Neighbours:
     temperature
         Of both.
     layer
-        Even: after as many steps a node of a kind has heard of nodes of its own kind.
+        Even: after as many steps a node has heard of nodes of its own kind.
     prototypes
         Clusters of users, and of items; at most one a node.
     """
 
-    def __init__(
-        self,
-        weight: float,
-        prototype_weight: float,
-        item_weight: float,
-        temperature: float,
-        layer: int,
-        prototypes: int,
-    ) -> None:
-        self.weight, self.prototype_weight, self.item_weight = weight, prototype_weight, item_weight
-        self.temperature, self.layer, self.prototypes = temperature, layer, prototypes
-        self.clusters: tuple[tuple[Tensor, Tensor], ...] = ()
+    kind: Literal["neighbours"] = "neighbours"
+    weight: float = Field(default=1e-2, ge=0)
+    prototype_weight: float = Field(default=1e-2, ge=0)
+    item_weight: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=0.1, gt=0)
+    layer: int = Field(default=2, ge=2, multiple_of=2)
+    prototypes: int = Field(default=500, ge=1)
+
+    def build(self, layers: int) -> Neighbours:
+        """Make the part; raise a ValueError of one line where there is no such layer."""
+        if self.layer > layers:
+            raise ValueError(f"contrast.layer ({self.layer}) is beyond layers ({layers})")
+        return Neighbours(self)
+
+
+class TwoViews:
+    """See `TwoViewsParams`."""
+
+    noise = 0.0
+
+    def __init__(self, params: TwoViewsParams) -> None:
+        self.params = params
+
+    def renew(self, graph: Graph) -> None:
+        """See `Contrast`: nothing is kept."""
+
+    def __call__(self, graph: Graph, layers: list[Tensor], users: Tensor, items: Tensor) -> Tensor:
+        """See `Contrast`."""
+        first, second = (graph.final(graph.layers(self.params.noise)) for _ in range(2))
+        user, item = (
+            pictures(first, second, nodes, self.params.temperature) for nodes in _nodes(graph, users, items)
+        )
+        return self.params.weight * (user + item)
+
+
+class CrossLayer:
+    """See `CrossLayerParams`."""
+
+    def __init__(self, params: CrossLayerParams) -> None:
+        self.params, self.noise = params, params.noise
+
+    def renew(self, graph: Graph) -> None:
+        """See `Contrast`: nothing is kept."""
+
+    def __call__(self, graph: Graph, layers: list[Tensor], users: Tensor, items: Tensor) -> Tensor:
+        """See `Contrast`."""
+        final, layer = graph.final(layers), layers[self.params.layer]
+        user, item = (
+            pictures(final, layer, nodes, self.params.temperature) for nodes in _nodes(graph, users, items)
+        )
+        return self.params.weight * (user + item)
+
+
+class Neighbours:
+    """See `NeighboursParams`."""
+
+    noise = 0.0
+
+    def __init__(self, params: NeighboursParams) -> None:
+        self.params = params
+        self.clusters: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def renew(self, graph: Graph) -> None:
         """Cluster users and items by their own vectors: the expectation step of NCL's Section 3.3."""
-        nodes = graph.layers()[0]
-        self.clusters = tuple(
-            spherical_kmeans(some, self.prototypes) for some in (nodes[: graph.n_users], nodes[graph.n_users :])
-        )
+        own = graph.layers()[0]
+        kinds = (own[: graph.n_users], own[graph.n_users :])
+        self.clusters = [spherical_kmeans(vectors, self.params.prototypes) for vectors in kinds]
 
     def __call__(self, graph: Graph, layers: list[Tensor], users: Tensor, items: Tensor) -> Tensor:
         """See `Contrast`."""
-        own, heard = layers[0], layers[self.layer]
-        loss = own.new_zeros(())
-        kinds = ((users.unique(), 0, 1.0), (items.unique(), graph.n_users, self.item_weight))
-        for (some, first, share), (centres, cluster) in zip(kinds, self.clusters, strict=True):
-            nodes = some + first
-            near = pictures(heard, own, nodes, self.temperature)
-            central = info_nce(own[nodes], centres, cluster[some], self.temperature)
-            loss = loss + share * (self.weight * near + self.prototype_weight * central)
-        return loss
+        params, own, heard = self.params, layers[0], layers[self.params.layer]
+        user, item = (
+            params.weight * pictures(heard, own, nodes, params.temperature)
+            + params.prototype_weight
+            * info_nce(own[nodes], centres, cluster[nodes - first], params.temperature)
+            for nodes, first, (centres, cluster) in zip(
+                _nodes(graph, users, items), (0, graph.n_users), self.clusters, strict=True
+            )
+        )
+        return user + params.item_weight * item
+
+
+def _nodes(graph: Graph, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct users and items of a batch as nodes."""
+    return users.unique(), items.unique() + graph.n_users
 
 
 def spherical_kmeans(x: Tensor, n_centres: int) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from ml.recommenders.base import (
     write_weights,
 )
 from ml.recommenders.collaborative.factors import known_items
-from ml.recommenders.collaborative.propagation import edges
+from ml.recommenders.collaborative.propagation import edges, sparse_rows
 
 if TYPE_CHECKING:
     from ml.snapshot import Catalogue
@@ -167,22 +167,15 @@ def gram(users: NDArray[np.int64], items: NDArray[np.int64], n_users: int, n_ite
         int64 [n_edges], each pair once.
     """
     order = np.argsort(items, kind="stable")
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(items, minlength=n_items))])
-    met = torch.sparse_csr_tensor(
-        torch.from_numpy(offsets),
-        torch.from_numpy(users[order]),
-        torch.ones(len(users)),
-        (n_items, n_users),
-        check_invariants=True,
-    )
+    by_item, items = users[order], items[order]
+    degrees = np.bincount(items, minlength=n_items)
+    met = sparse_rows(degrees, by_item, np.ones(len(items), np.float32), n_users)
     both = torch.empty(n_items, n_items)
-    by_item = torch.from_numpy(users[order])
     for start in range(0, n_items, _COLUMNS):
-        end = min(start + _COLUMNS, n_items)
-        column = torch.from_numpy(items[order][offsets[start] : offsets[end]]) - start
-        dense = torch.zeros(n_users, end - start)
-        dense[by_item[offsets[start] : offsets[end]], column] = 1
-        both[:, start:end] = met @ dense
+        some = slice(*np.searchsorted(items, [start, start + _COLUMNS]))
+        dense = torch.zeros(n_users, min(_COLUMNS, n_items - start))
+        dense[torch.from_numpy(by_item[some]), torch.from_numpy(items[some] - start)] = 1
+        both[:, start : start + _COLUMNS] = met @ dense
     return both
 
 

@@ -29,6 +29,7 @@ from ml.recommenders.base import (
     write_config,
     write_weights,
 )
+from ml.recommenders.collaborative.propagation import edges
 
 if TYPE_CHECKING:
     from ml.snapshot import Catalogue
@@ -44,19 +45,19 @@ class FoldInParams(RecommenderParams):
     Parameters
     ----------
     fold_in
-        ``mean`` of the items' vectors, or ``solve``: the vector q that is nearest to 1 on the history's items, with
-        confidence c, and to 0 on all others, with confidence 1, under a ridge ``l2`` (Hu, Koren and Volinsky, ICDM
-        2008, Eq. 4).
+        Weighted ``mean`` of the items' vectors; of what they send along the graph (``propagate``, the same where there
+        is no graph); or ``solve``: the vector q whose scores are nearest to 1 on the history's items, with confidence
+        c, and to 0 on all others, with confidence 1, under a ridge ``l2`` (Hu, Koren and Volinsky, ICDM 2008, Eq. 4).
     recent
         Latest history items that are read.
     recency_decay, source_norm
-        The item ``a`` places before the last weighs ``recency_decay ** a / events(item) ** source_norm``; a half is
+        The item ``a`` places before the last weighs ``recency_decay ** a / users(item) ** source_norm``; a half is
         the propagation of a LightGCN layer.
     confidence, l2
         c and the ridge of ``solve``.
     """
 
-    fold_in: Literal["mean", "solve"] = "mean"
+    fold_in: Literal["mean", "propagate", "solve"] = "mean"
     recent: int = Field(default=50, ge=1)
     recency_decay: float = Field(default=1.0, gt=0, le=1)
     source_norm: float = Field(default=0.0, ge=0)
@@ -72,6 +73,8 @@ class FactorRecommender:
     vectors
         float [n_items, d + 1], for queries that end in 1. The last column is 0 for items with a training event; the
         others are zero but for that column, a constant below every score that a query can give.
+    sources
+        float [n_items, d + 1], what a query is made of; the last column is 0.
     weights
         float [n_items], of a history's items; 0 for items without a training event.
     default
@@ -84,16 +87,17 @@ class FactorRecommender:
 
     def __init__(self, params: Any) -> None:
         self.params = params
-        self.vectors, self.weights, self.default = torch.zeros(0, 1), torch.zeros(0), torch.zeros(1)
+        self.vectors, self.sources = torch.zeros(0, 1), torch.zeros(0, 1)
+        self.weights, self.default = torch.zeros(0), torch.zeros(1)
         self.gram = torch.zeros(0, 0)
 
-    def serve(self, table: Tensor, known: Tensor, train: Histories, n_items: int) -> None:
+    def serve(self, table: Tensor, sources: Tensor, known: Tensor, train: Histories, n_items: int) -> None:
         """Take up vectors.
 
         Parameters
         ----------
-        table
-            float [m, d], of the items with a training event.
+        table, sources
+            float [m, d], of the items with a training event: what is scored, and what they send along the graph.
         known
             int64 [m], their index in the catalogue.
         train
@@ -101,12 +105,14 @@ class FactorRecommender:
         n_items
             Size of the catalogue.
         """
-        table = table.detach().float()
-        users = torch.from_numpy(item_counts(train, n_items)).to(table.device)[known]
+        table, sources = table.detach().float(), sources.detach().float()
+        users = torch.from_numpy(np.bincount(edges(train, n_items)[1], minlength=n_items)).to(table.device)
         self.weights = torch.zeros(n_items, device=table.device)
-        self.weights[known] = users.float().clamp(min=1) ** -self.params.source_norm
+        self.weights[known] = users[known].float() ** -self.params.source_norm
         self.vectors = torch.zeros(n_items, table.shape[1] + 1, device=table.device)
+        self.sources = torch.zeros_like(self.vectors)
         self.vectors[known, :-1] = table
+        self.sources[known, :-1] = sources if self.params.fold_in == "propagate" else table
         self.default = torch.zeros(table.shape[1] + 1, device=table.device)
         self._prepare()
         some = np.flatnonzero(train.lengths > 0)
@@ -143,7 +149,7 @@ class FactorRecommender:
 
     def save(self, folder: Path) -> None:
         """See `ml.recommenders.base.Recommender.save`: what answers, and not the users' vectors."""
-        names = ("vectors", "weights", "default")
+        names = ("vectors", "sources", "weights", "default")
         write_weights(folder, {name: getattr(self, name).cpu().numpy() for name in names})
         write_config(folder, self)
 
@@ -176,11 +182,11 @@ class FactorRecommender:
         rows = torch.from_numpy(recent.users).to(device)
         total = torch.zeros(len(recent), device=device).index_add_(0, rows, weights)
         sums = torch.zeros(len(recent), self.vectors.shape[1], device=device)
-        sums.index_add_(0, rows, self.vectors[items] * weights[:, None])
-        if self.params.fold_in == "mean":
-            query = sums / total.clamp(min=1e-30)[:, None]
-        else:
+        sums.index_add_(0, rows, self.sources[items] * weights[:, None])
+        if self.params.fold_in == "solve":
             query = self._solve(recent, items, weights, sums)
+        else:
+            query = sums / total.clamp(min=1e-30)[:, None]
         query[:, -1] = 1
         return torch.where((total > 0)[:, None], query, self.default)
 
@@ -197,10 +203,12 @@ class FactorRecommender:
     def _floor(self) -> float:
         """Return a score that no query can give to a trained item."""
         longest = self.vectors[:, :-1].norm(dim=1).max()
-        query = longest
+        query = self.sources.norm(dim=1).max()
         if self.params.fold_in == "solve":
             # No eigenvalue of what is solved is below l2.
-            query = self.params.confidence * self.params.recent * self.weights.max() * longest / self.params.l2
+            query = (
+                self.params.confidence * self.params.recent * self.weights.max() * longest / self.params.l2
+            )
         return -1.0 - 2.0 * float(longest * query)
 
 

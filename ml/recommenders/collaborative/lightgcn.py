@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -18,15 +18,26 @@ from torch.nn.functional import normalize
 
 from ml.evaluation.splits import Split
 from ml.recommenders.base import RecommenderParams, reproducible
-from ml.recommenders.collaborative.contrast import Contrast, CrossLayer, Neighbours, TwoViews, add_noise
+from ml.recommenders.collaborative.contrast import (
+    Contrast,
+    CrossLayerParams,
+    NeighboursParams,
+    TwoViewsParams,
+    add_noise,
+)
 from ml.recommenders.collaborative.factors import FactorRecommender, FoldInParams, known_items
-from ml.recommenders.collaborative.pairs import Pairs, bpr
+from ml.recommenders.collaborative.pairs import BPRParams, Pairs, bpr
 from ml.recommenders.collaborative.propagation import edges, normalised_adjacency, propagate
-from ml.recommenders.sequential.parts import FullSoftmax, SampledSoftmax
+from ml.recommenders.sequential.losses import FullSoftmaxParams, SampledSoftmaxParams
+from ml.recommenders.sequential.parts import Facts
 from ml.recommenders.training import TrainingParams, train_network, validation_score
 
 if TYPE_CHECKING:
     from ml.snapshot import Catalogue
+
+
+LossParams = Annotated[BPRParams | FullSoftmaxParams | SampledSoftmaxParams, Field(discriminator="kind")]
+ContrastParams = Annotated[TwoViewsParams | CrossLayerParams | NeighboursParams, Field(discriminator="kind")]
 
 
 class LightGCNParams(FoldInParams, TrainingParams):
@@ -36,48 +47,29 @@ class LightGCNParams(FoldInParams, TrainingParams):
     ----------
     d, layers, first_layer
         Width; steps along the graph; the first layer of those whose mean is scored (0 is the free vectors).
-    loss, negatives
-        ``bpr`` against so many items that the user did not meet, ``full`` softmax over all items, or softmax over so
-        many items that a batch shares, drawn ``uniform`` or ``log_uniform`` (`ml.recommenders.sequential.parts`).
-    similarity, temperature
-        Scores are the inner product (``dot``) or its cosine; over the temperature in the softmax.
+    loss, contrast
+        ``{kind: ..., its parameters}``; see `ml.recommenders.collaborative.pairs`, `ml.recommenders.sequential.losses`
+        and `ml.recommenders.collaborative.contrast`.
+    temperature
+        Score by cosine over this temperature; None scores by inner product.
     batch_size
         Pairs a step.
-    contrast, contrast_weight, contrast_temperature
-        See `ml.recommenders.collaborative.contrast`.
-    noise
-        Of ``two_views`` and ``cross_layer``.
-    contrast_layer
-        Of ``cross_layer`` and ``neighbours``.
-    prototypes, prototype_weight, item_weight
-        Of ``neighbours``.
     """
 
     d: int = Field(default=64, ge=1)
     layers: int = Field(default=3, ge=0)
     first_layer: int = Field(default=0, ge=0)
-    loss: Literal["bpr", "full", "uniform", "log_uniform"] = "bpr"
-    negatives: int = Field(default=1, ge=1)
-    similarity: Literal["dot", "cosine"] = "dot"
-    temperature: float = Field(default=1.0, gt=0)
+    loss: LossParams = BPRParams()
+    contrast: ContrastParams | None = None
+    temperature: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=2048, ge=1)
-    contrast: Literal["none", "two_views", "cross_layer", "neighbours"] = "none"
-    contrast_weight: float = Field(default=0.1, ge=0)
-    contrast_temperature: float = Field(default=0.2, gt=0)
-    noise: float = Field(default=0.1, ge=0)
-    contrast_layer: int = Field(default=1, ge=1)
-    prototypes: int = Field(default=1000, ge=1)
-    prototype_weight: float = Field(default=1e-7, ge=0)
-    item_weight: float = Field(default=1.0, ge=0)
 
     @model_validator(mode="after")
     def _layers_are_there(self) -> Self:
         if self.first_layer > self.layers:
             raise ValueError(f"first_layer ({self.first_layer}) is beyond layers ({self.layers})")
-        if self.contrast in ("cross_layer", "neighbours") and self.contrast_layer > self.layers:
-            raise ValueError(f"contrast_layer ({self.contrast_layer}) is beyond layers ({self.layers})")
-        if self.contrast == "neighbours" and self.contrast_layer % 2:
-            raise ValueError(f"contrast_layer ({self.contrast_layer}) must be even for neighbours")
+        if self.contrast is not None:
+            self.contrast.build(self.layers)
         return self
 
 
@@ -90,18 +82,19 @@ class Network(nn.Module):
         What it is.
     adjacency
         See `ml.recommenders.collaborative.propagation.normalised_adjacency`.
-    counts
-        Users of each item, int64 [n_items].
+    facts
+        Of the items that are nodes.
     """
 
-    def __init__(self, params: LightGCNParams, adjacency: Tensor, counts: Tensor) -> None:
+    def __init__(self, params: LightGCNParams, adjacency: Tensor, facts: Facts) -> None:
         super().__init__()
-        self.params, self.n_users = params, len(adjacency) - len(counts)
+        self.params, self.n_users = params, len(adjacency) - len(facts.counts)
         self.nodes = nn.Parameter(torch.empty(len(adjacency), params.d))
         nn.init.xavier_uniform_(self.nodes)
-        # No buffers: processes would send them to each other at every step.
-        self.adjacency, self.counts = adjacency, counts
-        self.contrast = _contrast(params)
+        # No buffer: processes would send it to each other at every step.
+        self.adjacency = adjacency
+        self.softmax = None if params.loss.kind == "bpr" else params.loss.build(facts)
+        self.contrast: Contrast | None = params.contrast and params.contrast.build(params.layers)
 
     def layers(self, noise: float = 0.0) -> list[Tensor]:
         """Return the nodes' vectors after 0, 1, ... steps, each a float [n_nodes, d]."""
@@ -119,31 +112,36 @@ class Network(nn.Module):
         return torch.stack(kept).mean(dim=0) if len(kept) > 1 else kept[0]
 
     def scored(self, layers: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return users [n_users, d] and items [n_items, d] whose inner product is the score."""
+        """Return users [n_users, d] and items [n_items, d]; their inner product, over the temperature, is the score."""
         final = self.final(layers)
-        if self.params.similarity == "cosine":
+        if self.params.temperature is not None:
             final = normalize(final, dim=1)
         return final[: self.n_users], final[self.n_users :]
+
+    @torch.no_grad()
+    def settled(self) -> tuple[Tensor, Tensor]:
+        """Return the items to answer with, float [n_items, d]: what is scored, and what they send to who met them.
+
+        What a user is, but for their own free vector, is the sum of what their items send.
+        """
+        layers = self.layers()
+        sent = layers[max(self.params.first_layer - 1, 0) : -1]
+        table = self.scored(layers)[1]
+        return table, torch.stack(sent).mean(dim=0)[self.n_users :] if sent else table
 
     def forward(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the mean loss of the pairs and their number; see `Pairs.batches`."""
         users, items, negatives = batch
-        layers = self.layers(self.params.noise if self.params.contrast == "cross_layer" else 0.0)
+        layers = self.layers(self.contrast.noise if self.contrast is not None else 0.0)
         user, item = self.scored(layers)
-        states = user[users] / self.params.temperature
-        if self.params.loss == "bpr":
+        states = user[users] / (self.params.temperature or 1.0)
+        if self.softmax is None:
             loss = bpr(states, item, items, negatives)
-        elif self.params.loss == "full":
-            loss = FullSoftmax()(states, item, items)
         else:
-            loss = self._sampled(users.device)(states, item, items)
+            loss = self.softmax(states, item, items)
         if self.contrast is not None:
             loss = loss + self.contrast(self, layers, users, items)
         return loss, loss.new_tensor(len(users))
-
-    def _sampled(self, device: torch.device) -> SampledSoftmax:
-        params = self.params
-        return SampledSoftmax(self.counts.to(device), params.negatives, params.loss == "log_uniform")
 
 
 class LightGCN(FactorRecommender):
@@ -152,7 +150,9 @@ class LightGCN(FactorRecommender):
     kind: ClassVar[str] = "lightgcn"
     Params: ClassVar[type[RecommenderParams]] = LightGCNParams
 
-    def fit(self, split: Split, catalogue: Catalogue, seed: int, checkpoints: Path | None = None) -> dict[str, Any]:
+    def fit(
+        self, split: Split, catalogue: Catalogue, seed: int, checkpoints: Path | None = None
+    ) -> dict[str, Any]:
         """Train; see `ml.recommenders.base.Recommender.fit`.
 
         Raises
@@ -165,40 +165,34 @@ class LightGCN(FactorRecommender):
         users, items = edges(split.train, n_items)
         users, items = np.unique(users, return_inverse=True)[1], np.searchsorted(known.numpy(), items)
         adjacency = normalised_adjacency(users, items, int(users.max()) + 1, len(known))
-        pairs = Pairs(users, items, len(known), params.batch_size, params.negatives if params.loss == "bpr" else 0)
+        negatives = params.loss.negatives if params.loss.kind == "bpr" else 0
+        pairs = Pairs(users, items, len(known), params.batch_size, negatives)
+        facts = Facts(catalogue, torch.from_numpy(np.bincount(items)), params.d, params.recent, 0.0)
         with reproducible(seed):
-            network = Network(params, adjacency, torch.from_numpy(np.bincount(items)))
+            network = Network(params, adjacency, facts)
 
         def batches(rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             if network.contrast is not None:
                 network.contrast.renew(network)
             yield from pairs.batches(rng)
 
-        @torch.no_grad()
         def serve() -> None:
             network.eval()
-            self.serve(network.scored(network.layers())[1], known.to(network.nodes.device), split.train, n_items)
+            device = network.nodes.device
+            self.serve(*network.settled(), known.to(device), split.train, n_items)
 
-        look = validation_score(self, split, n_items, params.valid_users, seed)
-        score = None if look is None else lambda: (serve(), look())[1]
-        report = train_network(network, batches, len(pairs), params, seed, score, checkpoints)
-        serve()
-        return report | {"users": network.n_users, "edges": len(users), "untrained_items": n_items - len(known)}
+        score = validation_score(self, split, n_items, params.valid_users, seed)
 
+        def look() -> float:
+            serve()
+            return score() if score else 0.0
 
-def _contrast(params: LightGCNParams) -> Contrast | None:
-    weight, temperature = params.contrast_weight, params.contrast_temperature
-    if params.contrast == "two_views":
-        return TwoViews(weight, temperature, params.noise)
-    if params.contrast == "cross_layer":
-        return CrossLayer(weight, temperature, params.contrast_layer)
-    if params.contrast == "neighbours":
-        return Neighbours(
-            weight,
-            params.prototype_weight,
-            params.item_weight,
-            temperature,
-            params.contrast_layer,
-            params.prototypes,
+        report = train_network(
+            network, batches, len(pairs), params, seed, look if score else None, checkpoints
         )
-    return None
+        serve()
+        return report | {
+            "users": network.n_users,
+            "edges": len(users),
+            "untrained_items": n_items - len(known),
+        }

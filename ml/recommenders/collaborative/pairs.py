@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-#: Draws for one place before an item that the user met is let through.
-_DRAWS = 10
+from ml.recommenders.sequential.parts import PartParams
+
+
+class BPRParams(PartParams):
+    """The pairwise loss; see `bpr`.
+
+    Parameters
+    ----------
+    negatives
+        Draws for each pair, of items that its user did not meet.
+    """
+
+    kind: Literal["bpr"] = "bpr"
+    negatives: int = Field(default=1, ge=1)
 
 
 class Pairs:
@@ -37,8 +51,13 @@ class Pairs:
         batch_size: int,
         negatives: int,
     ) -> None:
-        self.users, self.items, self.keys = users, items, users * n_items + items
-        self.n_items, self.batch_size, self.negatives = n_items, batch_size, negatives
+        self.users, self.items, self.n_items = users, items, n_items
+        self.batch_size, self.negatives = batch_size, negatives
+        self.degrees = np.bincount(users)
+        self.starts = np.cumsum(self.degrees) - self.degrees
+        # Items that were not met below each item that was: rises within a user, so that a search among all finds a place.
+        free_below = items - (np.arange(len(items)) - self.starts[users])
+        self.keys = users * (n_items + 1) + free_below
 
     def __len__(self) -> int:
         return -(-len(self.users) // self.batch_size)
@@ -49,26 +68,20 @@ class Pairs:
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             drawn = self.draw(self.users[rows], rng)
-            yield torch.from_numpy(self.users[rows]), torch.from_numpy(self.items[rows]), torch.from_numpy(drawn)
+            yield (
+                torch.from_numpy(self.users[rows]),
+                torch.from_numpy(self.items[rows]),
+                torch.from_numpy(drawn),
+            )
 
     def draw(self, users: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Draw items that the users [b] did not meet, int64 [b, negatives].
-
-        A user that met nearly everything may be given an item that they met.
-        """
-        drawn = rng.integers(self.n_items, size=(len(users), self.negatives))
-        keys = users[:, None] * self.n_items
-        for _ in range(_DRAWS):
-            met = self._met(keys + drawn)
-            if not met.any():
-                break
-            drawn[met] = rng.integers(self.n_items, size=int(met.sum()))
-        return drawn
-
-    def _met(self, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-        place = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
-        met: NDArray[np.bool_] = self.keys[place] == keys
-        return met
+        """Draw items that the users [b] did not meet, int64 [b, negatives]; the last item for who met all."""
+        free = np.maximum(self.n_items - self.degrees[users], 1)
+        # The n-th item that a user did not meet is n plus the number of those met that have at most n free ones below.
+        nth = rng.integers(free[:, None], size=(len(users), self.negatives))
+        place = np.searchsorted(self.keys, users[:, None] * (self.n_items + 1) + nth, side="right")
+        drawn: NDArray[np.int64] = nth + place - self.starts[users][:, None]
+        return drawn.clip(max=self.n_items - 1)
 
 
 def bpr(states: Tensor, table: Tensor, items: Tensor, negatives: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -38,14 +39,24 @@ def normalised_adjacency(
     source, target = source[order], target[order]
     degree = np.bincount(source, minlength=n)
     values = 1 / np.sqrt(degree[source].astype(np.float64) * degree[target])
-    offsets = np.concatenate([[0], np.cumsum(degree)])
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(offsets),
-        torch.from_numpy(target),
-        torch.from_numpy(values.astype(np.float32)),
-        (n, n),
-        check_invariants=True,
-    )
+    return sparse_rows(degree, target, values.astype(np.float32), n)
+
+
+def sparse_rows(
+    degrees: NDArray[np.int64], columns: NDArray[np.int64], values: NDArray[np.float32], width: int
+) -> Tensor:
+    """Return a sparse CSR matrix [len(degrees), width], of so many entries in each row."""
+    offsets = np.concatenate([[0], np.cumsum(degrees)])
+    with warnings.catch_warnings():
+        # That this kind of tensor is young.
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(offsets),
+            torch.from_numpy(columns),
+            torch.from_numpy(values),
+            (len(degrees), width),
+            check_invariants=True,
+        )
 
 
 class _Propagate(torch.autograd.Function):

@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "warmup": 5,
         "learning_rate": 0.01,
     },
+    "lightgcn": {"d": 16, "epochs": 12, "batch_size": 64, "warmup": 5},
     "tiger": {
         **{
             "d": 16,
@@ -42,9 +43,14 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 
+#: Packages of an extra, without which a kind cannot be trained.
+EXTRAS = {"als": "implicit"}
+
 
 def fresh(recipe: str, **params: Any) -> Recommender:
     config = load_recipe(recipe).recommender
+    if package := EXTRAS.get(config["kind"]):
+        pytest.importorskip(package, reason=f"{recipe} is trained by the package {package}")
     asked = {name: value for name, value in params.items() if name in config}
     return build({**config, **SMALL.get(config["kind"], {}), **asked})
 
