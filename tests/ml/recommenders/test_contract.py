@@ -28,7 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "warmup": 5,
         "learning_rate": 0.01,
     },
-    "lightgcn": {"d": 16, "epochs": 12, "batch_size": 64, "warmup": 5},
+    "lightgcn": {"d": 16, "epochs": 16, "batch_size": 64, "warmup": 5, "learning_rate": 0.03, "l2": 1.0},
     "tiger": {
         **{
             "d": 16,

@@ -16,7 +16,7 @@ from ml.recommenders.sequential.parts import Facts
 from ml.snapshot import Catalogue
 
 BLOCKS, WIDTH = 4, 10
-SMALL = {"d": 16, "batch_size": 128, "epochs": 8, "learning_rate": 0.02, "warmup": 2, "patience": 8}
+SMALL = {"d": 16, "batch_size": 128, "epochs": 20, "learning_rate": 0.02, "warmup": 2, "patience": 20}
 VARIANTS: dict[str, dict[str, Any]] = {
     "bpr-mf": {"layers": 0},
     "lightgcn": {"layers": 2},
