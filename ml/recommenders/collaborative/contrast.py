@@ -1,8 +1,8 @@
 """What graph models are taught beside the pairs: two pictures of a node should be alike, those of two nodes should not.
 
 ``two_views`` is SimGCL (Yu et al., SIGIR 2022, arXiv:2112.08679), ``cross_layer`` XSimGCL (Yu et al., TKDE 2023,
-arXiv:2209.02544), ``neighbours`` NCL (Lin et al., WWW 2022, arXiv:2202.06200). Sums over all nodes of NCL's Eq. 6 and 8
-run over those of the batch, as in the other two.
+arXiv:2209.02544), ``neighbours`` NCL (Lin et al., WWW 2022, arXiv:2202.06200). NCL's sums over all nodes run over those
+of the batch, as in the other two, and its clusters are there from the first epoch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from ml.recommenders.sequential.auxiliary import info_nce
 from ml.recommenders.sequential.parts import PartParams
 
 _LLOYD_STEPS = 10
@@ -49,30 +50,12 @@ class Contrast(Protocol):
 
 
 def add_noise(x: Tensor, size: float) -> Tensor:
-    """Move each vector by ``size`` in a random direction of its own orthant (SimGCL, Eq. 7)."""
+    """Move each vector by ``size`` in a random direction of its own orthant (SimGCL)."""
     return x + size * torch.sign(x) * normalize(torch.rand_like(x), dim=1)
 
 
-def info_nce(queries: Tensor, keys: Tensor, own: Tensor, temperature: float) -> Tensor:
-    """Return the mean cross-entropy of each query's own key among all keys, by cosine over temperature.
-
-    Parameters
-    ----------
-    queries, keys
-        float [b, d] and [m, d].
-    own
-        int64 [b], the place of a query's key.
-    """
-    return cross_entropy(normalize(queries, dim=1) @ normalize(keys, dim=1).T / temperature, own)
-
-
-def pictures(first: Tensor, second: Tensor, nodes: Tensor, temperature: float) -> Tensor:
-    """Contrast two pictures [n_nodes, d] of distinct nodes int64 [b] with one another."""
-    return info_nce(first[nodes], second[nodes], torch.arange(len(nodes), device=nodes.device), temperature)
-
-
 class TwoViewsParams(PartParams):
-    """Two passes, each with noise of its own on every layer (SimGCL, Eq. 2).
+    """Two passes, each with noise of its own on every layer (SimGCL).
 
     Parameters
     ----------
@@ -91,7 +74,7 @@ class TwoViewsParams(PartParams):
 
 
 class CrossLayerParams(PartParams):
-    """The scored vectors against those of one layer of the same, noisy pass (XSimGCL, Eq. 11).
+    """The scored vectors against those of one layer of the same, noisy pass (XSimGCL).
 
     Parameters
     ----------
@@ -113,7 +96,7 @@ class CrossLayerParams(PartParams):
 
 
 class NeighboursParams(PartParams):
-    """A node against its neighbours of an even layer (NCL, Eq. 6-8) and against its cluster's centre (Eq. 11-13).
+    """A node against its neighbours of an even layer and against its cluster's centre (NCL).
 
     Parameters
     ----------
@@ -157,7 +140,8 @@ class TwoViews:
         """See `Contrast`."""
         first, second = (graph.final(graph.layers(self.params.noise)) for _ in range(2))
         user, item = (
-            pictures(first, second, nodes, self.params.temperature) for nodes in _nodes(graph, users, items)
+            info_nce(first[nodes], second[nodes], self.params.temperature)
+            for nodes in _nodes(graph, users, items)
         )
         return self.params.weight * (user + item)
 
@@ -175,7 +159,8 @@ class CrossLayer:
         """See `Contrast`."""
         final, layer = graph.final(layers), layers[self.params.layer]
         user, item = (
-            pictures(final, layer, nodes, self.params.temperature) for nodes in _nodes(graph, users, items)
+            info_nce(final[nodes], layer[nodes], self.params.temperature)
+            for nodes in _nodes(graph, users, items)
         )
         return self.params.weight * (user + item)
 
@@ -191,7 +176,7 @@ class Neighbours:
 
     @torch.no_grad()
     def renew(self, graph: Graph) -> None:
-        """Cluster users and items by their own vectors: the expectation step of NCL's Section 3.3."""
+        """Cluster users and items by their own vectors: the expectation step of NCL."""
         own = graph.layers()[0]
         kinds = (own[: graph.n_users], own[graph.n_users :])
         self.clusters = [spherical_kmeans(vectors, self.params.prototypes) for vectors in kinds]
@@ -199,14 +184,15 @@ class Neighbours:
     def __call__(self, graph: Graph, layers: list[Tensor], users: Tensor, items: Tensor) -> Tensor:
         """See `Contrast`."""
         params, own, heard = self.params, layers[0], layers[self.params.layer]
-        user, item = (
-            params.weight * pictures(heard, own, nodes, params.temperature)
-            + params.prototype_weight
-            * info_nce(own[nodes], centres, cluster[nodes - first], params.temperature)
-            for nodes, first, (centres, cluster) in zip(
-                _nodes(graph, users, items), (0, graph.n_users), self.clusters, strict=True
-            )
-        )
+        losses = []
+        for nodes, first, (centres, cluster) in zip(
+            _nodes(graph, users, items), (0, graph.n_users), self.clusters, strict=True
+        ):
+            near = info_nce(heard[nodes], own[nodes], params.temperature)
+            likeness = normalize(own[nodes], dim=1) @ centres.T / params.temperature
+            central = cross_entropy(likeness, cluster[nodes - first])
+            losses.append(params.weight * near + params.prototype_weight * central)
+        user, item = losses
         return user + params.item_weight * item
 
 
@@ -227,7 +213,7 @@ def spherical_kmeans(x: Tensor, n_centres: int) -> tuple[Tensor, Tensor]:
 
     Returns
     -------
-    Centres float [k, d], and the cluster of each vector, int64 [n].
+    Centres float [k, d] of length 1, and the cluster of each vector, int64 [n].
     """
     x = normalize(x, dim=1)
     n_centres = min(n_centres, len(x))

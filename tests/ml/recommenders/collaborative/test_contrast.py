@@ -10,7 +10,6 @@ from ml.recommenders.collaborative.contrast import (
     NeighboursParams,
     TwoViewsParams,
     add_noise,
-    info_nce,
     spherical_kmeans,
 )
 
@@ -51,12 +50,6 @@ def by_hand(first: Tensor, second: Tensor, nodes: list[int], temperature: float)
 
 USERS, ITEMS = torch.tensor([2, 0, 2]), torch.tensor([1, 1, 2])
 USER_NODES, ITEM_NODES = [0, 2], [N_USERS + 1, N_USERS + 2]
-
-
-def test_info_nce_by_hand() -> None:
-    queries, keys = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0], [3.0, 0.0]])
-    found = info_nce(queries, keys, torch.tensor([1]), temperature=0.5)
-    assert found.item() == pytest.approx(np.log(1 + np.exp(-2.0)))
 
 
 def test_noise_keeps_signs_and_has_its_size() -> None:

@@ -23,7 +23,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full": {"loss": {"kind": "full"}, "temperature": 0.2},
     "sampled": {"loss": {"kind": "sampled", "negatives": 16}, "temperature": 0.2},
     "simgcl": {"first_layer": 1, "fold_in": "propagate", "contrast": {"kind": "two_views", "weight": 0.02}},
-    "xsimgcl": {"first_layer": 1, "fold_in": "propagate", "contrast": {"kind": "cross_layer", "weight": 0.02}},
+    "xsimgcl": {
+        "first_layer": 1,
+        "fold_in": "propagate",
+        "contrast": {"kind": "cross_layer", "weight": 0.02},
+    },
     "ncl": {"fold_in": "solve", "contrast": {"kind": "neighbours", "prototypes": 8}},
 }
 
