@@ -36,7 +36,7 @@ def test_a_recipe_is_complete_and_its_name_is_its_numbers(tmp_path: Path) -> Non
         ("recommender: {kind: popularity}", "title: Field required"),
         (
             "title: T\nrecommender: {kind: magic}",
-            "unknown recommender kind 'magic'; known: popularity, sequential",
+            "unknown recommender kind 'magic'; known: .*popularity, sequential",
         ),
         ("title: T\nrecommender: {}", "unknown recommender kind"),
         ("title: T\nrecommender: {kind: popularity, half: 3}", "no parameter 'half'; known: half_life_days"),
@@ -60,7 +60,7 @@ def test_a_bad_recipe_is_told_in_one_line(tmp_path: Path, content: str, message:
 
 
 def test_an_unknown_recipe_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"unknown recipe 'bsarec'; known: popularity, sasrec"):
+    with pytest.raises(RecipeError, match=r"unknown recipe 'bsarec'; known: .*popularity, sasrec"):
         load_recipe("bsarec")
     with pytest.raises(RecipeError, match=r"none\.yaml cannot be read"):
         load_recipe(tmp_path / "none.yaml")

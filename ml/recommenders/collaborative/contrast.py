@@ -2,7 +2,8 @@
 
 ``two_views`` is SimGCL (Yu et al., SIGIR 2022, arXiv:2112.08679), ``cross_layer`` XSimGCL (Yu et al., TKDE 2023,
 arXiv:2209.02544), ``neighbours`` NCL (Lin et al., WWW 2022, arXiv:2202.06200). NCL's sums over all nodes run over those
-of the batch, as in the other two, and its clusters are there from the first epoch.
+of the batch, as in the other two, and its clusters are there from the first epoch. Of several processes each contrasts its
+own share of a batch.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ml.artifacts import ArtifactError
+from ml.evaluation.splits import Split
 from ml.histories import Histories
 from ml.recommenders.base import (
     RecommenderParams,
@@ -90,6 +91,12 @@ class FactorRecommender:
         self.vectors, self.sources = torch.zeros(0, 1), torch.zeros(0, 1)
         self.weights, self.default = torch.zeros(0), torch.zeros(1)
         self.gram = torch.zeros(0, 0)
+
+    def fit(
+        self, split: Split, catalogue: Catalogue, seed: int, checkpoints: Path | None = None
+    ) -> dict[str, Any]:
+        """See `ml.recommenders.base.Recommender.fit`: learn, then `serve`."""
+        raise NotImplementedError
 
     def serve(self, table: Tensor, sources: Tensor, known: Tensor, train: Histories, n_items: int) -> None:
         """Take up vectors.

@@ -94,7 +94,7 @@ class Network(nn.Module):
         # No buffer: processes would send it to each other at every step.
         self.adjacency = adjacency
         self.softmax = None if params.loss.kind == "bpr" else params.loss.build(facts)
-        self.contrast: Contrast | None = params.contrast and params.contrast.build(params.layers)
+        self.contrast: Contrast | None = params.contrast.build(params.layers) if params.contrast else None
 
     def layers(self, noise: float = 0.0) -> list[Tensor]:
         """Return the nodes' vectors after 0, 1, ... steps, each a float [n_nodes, d]."""
