@@ -19,6 +19,9 @@ _KINDS = {
     "text_similarity": ("ml.recommenders.heuristics.text_similarity", "TextSimilarity"),
     "blend": ("ml.recommenders.blend", "Blend"),
     "sequential": ("ml.recommenders.sequential.model", "Sequential"),
+    "als": ("ml.recommenders.collaborative.als", "ALS"),
+    "ease": ("ml.recommenders.collaborative.ease", "EASE"),
+    "lightgcn": ("ml.recommenders.collaborative.lightgcn", "LightGCN"),
     "tiger": ("ml.recommenders.generative.tiger", "Tiger"),
 }
 

@@ -38,27 +38,11 @@ def als(train: Histories, n_items: int, dim: int, seed: int) -> NDArray[np.float
     ArtifactError
         If ``implicit`` is not installed, or if there is no event.
     """
-    try:
-        from implicit.cpu.als import AlternatingLeastSquares
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        raise ArtifactError(
-            "ALS needs the package 'implicit', which is not installed: pip install 'tessera[als]'"
-        ) from None
-    from scipy.sparse import coo_matrix
+    from ml.recommenders.collaborative.als import factorise
 
     if len(train.items) == 0:
         raise ArtifactError("no training history has an event: nothing to factorise")
-    counts = coo_matrix(
-        (np.ones(len(train.items), np.float32), (train.users, train.items)), (len(train), n_items)
-    ).tocsr()
-    # Its own threads each call BLAS, which must then not start more.
-    with threadpool_limits(1, "blas"):
-        model = AlternatingLeastSquares(factors=dim, random_state=seed, **ALS)
-        model.fit(counts, show_progress=False)
-    vectors: NDArray[np.float32] = np.array(model.item_factors, np.float32)
-    vectors[np.bincount(train.items, minlength=n_items) == 0] = 0
-    return vectors
+    return factorise(train, n_items, dim, seed, int(ALS["iterations"]), ALS["regularization"], ALS["alpha"])
 
 
 def sasrec_params(dim: int, n_events: int) -> SequentialParams:

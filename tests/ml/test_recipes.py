@@ -43,7 +43,7 @@ def test_a_recipe_is_complete_and_its_name_is_its_numbers(tmp_path: Path) -> Non
         ("title: T\nrecommender: {}", "unknown recommender kind"),
         ("title: T\nrecommender: {kind: popularity, half: 3}", "no parameter 'half'; known: half_life_days"),
         (
-            "title: T\nrecommender: {kind: sequential, d: 10, block: {heads: 3}}",
+            "title: T\nrecommender: {kind: sequential, d: 10, block: {kind: attention, heads: 3}}",
             r"heads \(3\) must divide d \(10\)",
         ),
         ("title: T\nrecommender: {kind: sequential, dropout: 2}", "less than 1"),

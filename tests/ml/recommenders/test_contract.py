@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "warmup": 5,
         "learning_rate": 0.01,
     },
+    "lightgcn": {"d": 16, "epochs": 16, "batch_size": 64, "warmup": 5, "learning_rate": 0.03, "l2": 1.0},
     "tiger": {
         **{
             "d": 16,
@@ -42,11 +43,16 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 
+#: Packages of an extra, without which a kind cannot be trained.
+EXTRAS = {"als": "implicit"}
+
 
 def small(config: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
     """Shrink a recommender and, where it is made of others, each of them."""
     if "parts" in config:
         config = {**config, "parts": [small(part, params) for part in config["parts"]]}
+    if package := EXTRAS.get(config["kind"]):
+        pytest.importorskip(package, reason=f"{config['kind']} is trained by the package {package}")
     asked = {name: value for name, value in params.items() if name in config}
     return {**config, **SMALL.get(config["kind"], {}), **asked}
 
