@@ -172,7 +172,8 @@ def main(
             for interpreter, module in ((Path(sys.executable), "tessera"), (python, case.peer)):
                 told, lists = run(interpreter, module, data, asked, threads)
                 found.append(Outcome(told, judge(lists, parts, len(texts))))
-            rows += compare(case, *found, {"dataset": dataset, "threads": threads, "setting": asked})
+            ours, theirs = found
+            rows += compare(case, ours, theirs, {"dataset": dataset, "threads": threads, "setting": asked})
     path = write("training", rows, seed, results)
     sys.stdout.write(f"{path}\n")
 
@@ -222,7 +223,8 @@ def run(
     """Run one side in a process of its own; return what it noted and its lists."""
     out = data.with_name("answers.npz")
     out.unlink(missing_ok=True)
-    command = [python, "-W", "ignore", "-m", f"benchmarks.peers.run_{module}", data, json.dumps(asked), out]
+    command = [str(python), "-W", "ignore", "-m", f"benchmarks.peers.run_{module}"]
+    command += [str(data), json.dumps(asked), str(out)]
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(

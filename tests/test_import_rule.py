@@ -27,6 +27,7 @@ TRAINING_PATH = (
     "train.py",
     "snapshot.py",
     "histories.py",
+    "kmeans.py",
     "artifacts.py",
     "evaluation",
     "recipes",

@@ -20,7 +20,7 @@ from recbole.utils import init_seed
 from benchmarks.peers.side import Clock, Task
 
 
-class Timed(Trainer):  # type: ignore[misc]
+class Timed(Trainer):
     """RecBole's trainer, which notes how long every epoch took."""
 
     epochs_seconds: list[float]

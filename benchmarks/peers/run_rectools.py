@@ -16,7 +16,7 @@ from rectools.models import SASRecModel
 from benchmarks.peers.side import NOTHING, Clock, Task
 
 
-class Seconds(Callback):  # type: ignore[misc]
+class Seconds(Callback):
     """Notes how long every epoch took."""
 
     def __init__(self) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from ml.histories import Histories
+from ml.kmeans import kmeans, nearest
 from ml.recommenders.batches import Sequences, sliding
 from ml.recommenders.sequential.objectives import last_state
 from ml.recommenders.sequential.parts import Facts, PartParams
-from ml.tokenizers.kmeans import kmeans, nearest
 
 if TYPE_CHECKING:
     from ml.recommenders.sequential.network import Network
