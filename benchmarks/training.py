@@ -28,7 +28,7 @@ from ml.evaluation.evaluate import Evaluation, evaluate
 from ml.evaluation.metrics import ndcg
 from ml.evaluation.significance import paired_bootstrap
 from ml.evaluation.splits import Split, split
-from ml.histories import Histories
+from ml.histories import NO_ITEM, Histories
 
 PEERS = Path(__file__).with_name("peers.txt")
 METRIC = "ndcg@10"
@@ -134,10 +134,12 @@ class Lists:
     def recommend(
         self, histories: Histories, k: int, exclude_history: bool = True
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return the lists; see `ml.recommenders.base.Recommender.recommend`."""
+        """Return the lists, as far as they go; see `ml.recommenders.base.Recommender.recommend`."""
         if len(histories) != len(self.items):
             raise ValueError(f"{len(self.items)} lists for {len(histories)} histories")
-        return self.items[:, :k], self.scores[:, :k]
+        beyond = ((0, 0), (0, max(k - self.items.shape[1], 0)))
+        items = np.pad(self.items[:, :k], beyond, constant_values=NO_ITEM)
+        return items, np.pad(self.scores[:, :k], beyond, constant_values=-np.inf)
 
 
 def main(
