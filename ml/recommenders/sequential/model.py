@@ -28,7 +28,10 @@ from ml.recommenders.base import (
 from ml.recommenders.batches import Plans, Sequences
 from ml.recommenders.sequential.auxiliary import DropoutContrastParams
 from ml.recommenders.sequential.blocks.attention import AttentionParams
-from ml.recommenders.sequential.item_nets import IdAndVectorsParams, IdParams
+from ml.recommenders.sequential.item_nets.ids import IdAndVectorsParams, IdParams, VectorsParams
+from ml.recommenders.sequential.item_nets.metadata import MetadataParams, NextCategoriesParams
+from ml.recommenders.sequential.item_nets.semantic import BranchAlignmentParams, IdAndCodesParams
+from ml.recommenders.sequential.item_nets.views import CodeGuidedParams, CodeMaskingParams
 from ml.recommenders.sequential.losses import BinaryParams, FullSoftmaxParams, SampledSoftmaxParams
 from ml.recommenders.sequential.network import Network
 from ml.recommenders.sequential.objectives import NextItemParams
@@ -41,11 +44,17 @@ if TYPE_CHECKING:
 _ROWS = 1024
 _SAMPLE_FOR_EMPTY = 1000
 
-ItemNetParams = Annotated[IdParams | IdAndVectorsParams, Field(discriminator="kind")]
+ItemNetParams = Annotated[
+    IdParams | IdAndVectorsParams | VectorsParams | MetadataParams | IdAndCodesParams | CodeGuidedParams,
+    Field(discriminator="kind"),
+]
 BlockParams = AttentionParams
 LossParams = Annotated[FullSoftmaxParams | SampledSoftmaxParams | BinaryParams, Field(discriminator="kind")]
 ObjectiveParams = NextItemParams
-AuxiliaryParams = DropoutContrastParams
+AuxiliaryParams = Annotated[
+    DropoutContrastParams | NextCategoriesParams | BranchAlignmentParams | CodeMaskingParams,
+    Field(discriminator="kind"),
+]
 
 
 class SequentialParams(TrainingParams):
@@ -82,6 +91,8 @@ class SequentialParams(TrainingParams):
     def _parts_fit(self) -> Self:
         for part in (self.items, self.block, self.loss, self.objective, *self.auxiliary):
             part.check(self.d)
+            if part.needs and self.items.kind not in part.needs:
+                raise ValueError(f"{part.kind} is for items of kind {' or '.join(part.needs)}")
         return self
 
     def build(self, facts: Facts) -> Network:

@@ -6,7 +6,7 @@ A recipe names one part for each role. Its parameters are a pydantic model with 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 class PartParams(RecommenderParams):
     """Base of the parameters of a part; ``kind`` tells the parts of a role apart."""
+
+    #: Kinds of item nets that the part is for; none where it is for all.
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def check(self, d: int) -> None:
         """Raise a ValueError of one line where the part cannot be built in width ``d``."""
