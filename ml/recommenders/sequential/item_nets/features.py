@@ -58,7 +58,7 @@ class VectorMap(nn.Module):
         if params.hidden:
             self.hidden = nn.Linear(width, params.hidden, bias=False)
             self.out = nn.Linear(params.hidden, facts.d, bias=False)
-            nn.init.zeros_(self.out.weight)
+            nn.init.normal_(self.out.weight, std=0.02 * params.hidden**-0.5)
 
     @property
     def known(self) -> Tensor:

@@ -205,8 +205,8 @@ class BranchAlignment(nn.Module):
                 )
         if self.user_weight and bool(known.any()):
             read = network.read(net.semantic()[sequences.items], sequences)
-            pair = (last_state(part, sequences.lengths) for part in (read, states))
-            value = value + self.user_weight * info_nce(*pair, self.temperature)
+            alone, both = (last_state(part, sequences.lengths) for part in (read, states))
+            value = value + self.user_weight * info_nce(alone, both, self.temperature)
         return value
 
 

@@ -166,9 +166,8 @@ class CodeGuided(nn.Module):
             number = self.paths[index, level]
             # Number 0 stands for none. Keys and values are made for each category, not for each item.
             weight = torch.cat([weight.new_zeros(1, weight.shape[1]), weight[1:]])
-            told.append(
-                tuple(part[number] for part in (weight, self.key(weight / _START), self.value(weight)))
-            )
+            key, value = self.key(weight / _START), self.value(weight)
+            told.append((weight[number], key[number], value[number]))
         if not told:
             nothing = self.embedding.new_zeros(len(index), 0, self.embedding.shape[1])
             return nothing.sum(dim=1), nothing, nothing

@@ -332,12 +332,12 @@ def test_next_categories_are_learned(catalogue: Catalogue) -> None:
     part = NextCategories(facts(replace(catalogue, categories=paths)), 0.5, 2)
     states, targets = torch.randn(1, 5, D), torch.tensor([[0, 1, 2, 3, -1]])
     table = torch.zeros(len(catalogue), D)
-    told = part(None, sequences([[9, 9, 9, 9, 9]]), targets, states, table)  # type: ignore[arg-type]
+    told = part(None, sequences([[9, 9, 9, 9, 9]]), targets, states, table)
     first = torch.log_softmax(part.heads[0](states[0, :3]), dim=1)
     second = torch.log_softmax(part.heads[1](states[0, :2]), dim=1)
     expected = -(first[0, 1] + first[1, 2] + first[2, 1]) / 3 - (second[0, 1] + second[1, 2]) / 2
     torch.testing.assert_close(told, 0.5 * expected)
-    nobody = part(None, sequences([[9]]), torch.tensor([[3]]), states[:, :1], table)  # type: ignore[arg-type]
+    nobody = part(None, sequences([[9]]), torch.tensor([[3]]), states[:, :1], table)
     assert float(nobody) == 0
 
 
@@ -352,7 +352,7 @@ def test_alignment_pulls_the_branches_together(catalogue: Catalogue) -> None:
         table = items()
         value = part(net, told, told.items + 1, net.states(told, table), table)
         optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
         values.append(float(value.detach()))
     assert values[-1] < 0.3 * values[0]
@@ -387,7 +387,7 @@ def test_masked_codes_are_learned(catalogue: Catalogue) -> None:
         table = net.item_net()
         value = part(net, told, told.items, net.states(told, table), table)
         optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
         values.append(float(value.detach()))
     assert np.mean(values[-20:]) < 0.5 * np.mean(values[:20])
