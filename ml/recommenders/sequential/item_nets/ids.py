@@ -156,6 +156,11 @@ class VectorsOnly(nn.Module):
         table: Tensor = self.map()
         return table
 
+    def rows(self, index: Tensor) -> Tensor:
+        """See `ByRows`."""
+        made: Tensor = self.map(index)
+        return made
+
     def settled(self, trained: Tensor) -> tuple[Tensor, Tensor]:
         """See `ItemNet.settled`: every item with a vector means something."""
         return self.map(), self.map.known

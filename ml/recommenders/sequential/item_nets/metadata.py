@@ -79,16 +79,21 @@ class Metadata(nn.Module):
         """Tell which items have a vector or a category, bool [n_items]."""
         return self.map.known | (self.paths > 0).any(dim=1)
 
-    def forward(self) -> Tensor:
-        """See `ItemNet`."""
-        table: Tensor = self.map()
+    def forward(self, index: Tensor | None = None) -> Tensor:
+        """See `ItemNet`; with an index, int64 [m], its rows alone."""
+        table: Tensor = self.map(index)
+        paths = self.paths if index is None else self.paths[index]
         for level, weight in enumerate(self.levels):
-            number = self.paths[:, level]
+            number = paths[:, level]
             table = table + torch.where((number > 0)[:, None], weight[number], 0.0)
         if self.mix is not None and self.out is not None:
             # The layer reads what is about as long as its own start: tables are a few hundredths a number.
             table = table + self.out(gelu(self.mix(table / _SCALE)))
         return table
+
+    def rows(self, index: Tensor) -> Tensor:
+        """See `ByRows`."""
+        return self(index)  # type: ignore[no-any-return]
 
     def settled(self, trained: Tensor) -> tuple[Tensor, Tensor]:
         """See `ItemNet.settled`: every item of which anything is known means something."""

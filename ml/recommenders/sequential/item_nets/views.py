@@ -115,7 +115,11 @@ class CodeGuided(nn.Module):
 
     def forward(self) -> Tensor:
         """See `ItemNet`."""
-        return self.fuse(torch.arange(len(self.codes), device=self.codes.device), self.codes)[0]
+        return self.rows(torch.arange(len(self.codes), device=self.codes.device))
+
+    def rows(self, index: Tensor) -> Tensor:
+        """See `ByRows`."""
+        return self.fuse(index, self.codes[index])[0]
 
     def settled(self, trained: Tensor) -> tuple[Tensor, Tensor]:
         """See `ItemNet.settled`: an item does not ask with codes that no trained item has."""

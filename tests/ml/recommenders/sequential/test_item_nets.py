@@ -306,6 +306,29 @@ def test_code_guided_fusion_by_hand(catalogue: Catalogue) -> None:
         torch.testing.assert_close(table[item], fused_by_hand(net, item), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["vectors", "metadata", "code_guided"])
+def test_only_needed_rows_are_made(kind: str, histories: Histories, catalogue: Catalogue) -> None:
+    """Sampled softmax gives the loss and the gradients that it gives with the whole table and the same negatives."""
+    params = small(kind, loss={"kind": "sampled", "negatives": 4}, auxiliary=[], dropout=0.0)
+    torch.manual_seed(0)
+    made = params.build(facts(catalogue, torch.bincount(torch.from_numpy(histories.items), minlength=24)))
+    told, targets = sequences([[1, 2, 3], [9, 10, 11]]), torch.tensor([[2, 3, 4], [-1, -1, 12]])
+    table, drawn = made.table(told, targets)
+    assert drawn is not None
+    needed = {*told.items.flatten().tolist(), 2, 3, 4, 12, *drawn.tolist()}
+    assert set(torch.nonzero(table.abs().sum(dim=1))[:, 0].tolist()) == needed
+    wanted = targets >= 0
+    gradients = []
+    for rows in (table, made.item_net()):
+        states = made.states(told, rows)
+        value = made.catalogue_loss(states[wanted], rows, targets[wanted], drawn)
+        parts = torch.autograd.grad(value, list(made.item_net.parameters()), allow_unused=True)
+        gradients.append([value.detach(), *(part for part in parts if part is not None)])
+    assert len(gradients[0]) == len(gradients[1]) > 2
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 # ---- losses
 
 
