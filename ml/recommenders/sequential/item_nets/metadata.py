@@ -93,7 +93,7 @@ class Metadata(nn.Module):
 
     def rows(self, index: Tensor) -> Tensor:
         """See `ByRows`."""
-        return self(index)  # type: ignore[no-any-return]
+        return self(index)
 
     def settled(self, trained: Tensor) -> tuple[Tensor, Tensor]:
         """See `ItemNet.settled`: every item of which anything is known means something."""

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, gelu, normalize, scaled_dot_produ
 
 from ml.recommenders.batches import Sequences
 from ml.recommenders.sequential.auxiliary import info_nce
-from ml.recommenders.sequential.item_nets.features import Vectors, category_paths
+from ml.recommenders.sequential.item_nets.features import VectorMap, VectorMapParams, category_paths
 from ml.recommenders.sequential.objectives import last_state
 from ml.recommenders.sequential.parts import Facts, PartParams
 
@@ -91,16 +91,19 @@ class CodeGuided(nn.Module):
         self.register_buffer("codes", torch.cat([shared, numbered], dim=1), persistent=False)
         self.masked = int(starts[-1])
         self.embedding = nn.Parameter(torch.randn(self.masked + 1, d) * _START)
-        views = [catalogue.vectors, catalogue.text]
-        views = views[:1] if np.array_equal(*views) else views
-        self.vectors = nn.ModuleList([Vectors(view, params.whiten) for view in views if view.any()])
-        self.maps = nn.ModuleList([nn.Linear(view.width, d, bias=False) for view in self.vectors])
-        for view in self.maps:
-            nn.init.normal_(view.weight, std=_START * view.in_features**-0.5)
+        views: list[Literal["vectors", "text"]] = ["vectors", "text"]
+        if np.array_equal(catalogue.vectors, catalogue.text):
+            views = ["vectors"]
+        maps = [
+            VectorMap(facts, VectorMapParams(view=view, whiten=params.whiten))
+            for view in views
+            if getattr(catalogue, view).any()
+        ]
+        self.maps = nn.ModuleList(maps)
         paths, depths = category_paths(catalogue, params.depth)
         self.register_buffer("paths", paths, persistent=False)
         self.levels = nn.ParameterList([nn.Parameter(torch.zeros(size, d)) for size in depths])
-        seen = [*(view.known for view in self.vectors), *(paths > 0).T]
+        seen = [*(view.known for view in maps), *(paths > 0).T]
         none = torch.zeros(len(catalogue), 0, dtype=torch.bool)
         self.register_buffer("seen", torch.stack(seen, dim=1) if seen else none, persistent=False)
         self.question, self.key = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
@@ -164,7 +167,7 @@ class CodeGuided(nn.Module):
 
     def _views(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the sum of the views of items, float [m, d], and their keys and values, float [m, views, d]."""
-        rows = [layer(view.ready[index]) for view, layer in zip(self.vectors, self.maps, strict=True)]
+        rows = [view(index) for view in self.maps]
         told = [(row, self.key(row / _START), self.value(row)) for row in rows]
         for level, weight in enumerate(self.levels):
             number = self.paths[index, level]

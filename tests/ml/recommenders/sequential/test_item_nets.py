@@ -1,18 +1,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from ml.evaluation.splits import split
 from ml.histories import Histories
 from ml.recommenders.batches import Sequences
-from ml.recommenders.sequential.item_nets.features import Vectors, category_paths, whitening
+from ml.recommenders.sequential.item_nets.features import VectorMap, Vectors, category_paths, whitening
 from ml.recommenders.sequential.item_nets.ids import FreeVectors, IdAndVectorsParams, VectorsParams
 from ml.recommenders.sequential.item_nets.metadata import MetadataParams, NextCategories
 from ml.recommenders.sequential.item_nets.semantic import (
@@ -257,11 +257,8 @@ def test_codes_that_nothing_trained_say_nothing(catalogue: Catalogue) -> None:
 def fused_by_hand(net: CodeGuided, item: int) -> Tensor:
     """Fuse one item, slot by slot and head by head."""
     scale, d = 0.02, net.embedding.shape[1]
-    views = [
-        layer(view.ready[item])
-        for view, layer in zip(net.vectors, net.maps, strict=True)
-        if bool(view.known[item])
-    ]
+    maps = [cast(VectorMap, view) for view in net.maps]
+    views = [view(torch.tensor([item]))[0] for view in maps if bool(view.known[item])]
     views += [
         weight[int(number)]
         for number, weight in zip(net.paths[item], net.levels, strict=True)
@@ -298,7 +295,7 @@ def test_code_guided_fusion_by_hand(catalogue: Catalogue) -> None:
         text=rng.standard_normal((len(catalogue), 4)).astype(np.float32),
     )
     net = CodeGuidedParams().build(facts(known))
-    assert [view.width for view in net.vectors] == [6, 4]
+    assert [cast(VectorMap, view).vectors.width for view in net.maps] == [6, 4]
     for weight in [*net.levels, net.out.weight]:
         weight.normal_(std=0.02)
     table = net()
@@ -322,7 +319,9 @@ def test_only_needed_rows_are_made(kind: str, histories: Histories, catalogue: C
     for rows in (table, made.item_net()):
         states = made.states(told, rows)
         value = made.catalogue_loss(states[wanted], rows, targets[wanted], drawn)
-        parts = torch.autograd.grad(value, list(made.item_net.parameters()), allow_unused=True)
+        parts = torch.autograd.grad(
+            value, list(cast(nn.Module, made.item_net).parameters()), allow_unused=True
+        )
         gradients.append([value.detach(), *(part for part in parts if part is not None)])
     assert len(gradients[0]) == len(gradients[1]) > 2
     for one, other in zip(*gradients, strict=True):
