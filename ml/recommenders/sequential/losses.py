@@ -141,9 +141,9 @@ class SampledSoftmax:
             return (u * self.n).long().clamp_(max=self.n - 1)
         return self.by_rank[(torch.exp(u * math.log(self.n + 1)) - 1).long().clamp_(max=self.n - 1)]
 
-    def __call__(self, states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
-        """See `ml.recommenders.sequential.parts.Loss`."""
-        drawn = self.draw(states.device)
+    def __call__(self, states: Tensor, table: Tensor, targets: Tensor, drawn: Tensor | None = None) -> Tensor:
+        """See `ml.recommenders.sequential.parts.Loss`; ``drawn`` is what `draw` gave, where it was asked before."""
+        drawn = self.draw(states.device) if drawn is None else drawn
         own = (states * table[targets]).sum(dim=1, keepdim=True)
         others = states @ table[drawn].T - torch.log(self.negatives * self.chance[drawn])
         others = others.masked_fill(targets[:, None] == drawn, -torch.inf)

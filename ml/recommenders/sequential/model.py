@@ -37,7 +37,10 @@ from ml.recommenders.sequential.blocks.state_space import StateSpaceParams
 from ml.recommenders.sequential.cloze import ClozeParams
 from ml.recommenders.sequential.distillation import TransitionDistillationParams
 from ml.recommenders.sequential.intents import IntentContrastParams
-from ml.recommenders.sequential.item_nets import IdAndVectorsParams, IdParams
+from ml.recommenders.sequential.item_nets.ids import IdAndVectorsParams, IdParams, VectorsParams
+from ml.recommenders.sequential.item_nets.metadata import MetadataParams, NextCategoriesParams
+from ml.recommenders.sequential.item_nets.semantic import BranchAlignmentParams, IdAndCodesParams
+from ml.recommenders.sequential.item_nets.views import CodeGuidedParams, CodeMaskingParams
 from ml.recommenders.sequential.losses import BinaryParams, FullSoftmaxParams, SampledSoftmaxParams
 from ml.recommenders.sequential.network import Network
 from ml.recommenders.sequential.objectives import NextItemParams
@@ -51,7 +54,10 @@ if TYPE_CHECKING:
 _ROWS = 1024
 _SAMPLE_FOR_EMPTY = 1000
 
-ItemNetParams = Annotated[IdParams | IdAndVectorsParams, Field(discriminator="kind")]
+ItemNetParams = Annotated[
+    IdParams | IdAndVectorsParams | VectorsParams | MetadataParams | IdAndCodesParams | CodeGuidedParams,
+    Field(discriminator="kind"),
+]
 BlockParams = Annotated[
     AttentionParams
     | FilteredAttentionParams
@@ -65,7 +71,13 @@ BlockParams = Annotated[
 LossParams = Annotated[FullSoftmaxParams | SampledSoftmaxParams | BinaryParams, Field(discriminator="kind")]
 ObjectiveParams = Annotated[NextItemParams | ClozeParams | ReasoningParams, Field(discriminator="kind")]
 AuxiliaryParams = Annotated[
-    DropoutContrastParams | IntentContrastParams | TransitionDistillationParams, Field(discriminator="kind")
+    DropoutContrastParams
+    | IntentContrastParams
+    | TransitionDistillationParams
+    | NextCategoriesParams
+    | BranchAlignmentParams
+    | CodeMaskingParams,
+    Field(discriminator="kind"),
 ]
 
 
@@ -103,6 +115,8 @@ class SequentialParams(TrainingParams):
     def _parts_fit(self) -> Self:
         for part in (self.items, self.block, self.loss, self.objective, *self.auxiliary):
             part.check(self.d)
+            if part.needs and self.items.kind not in part.needs:
+                raise ValueError(f"{part.kind} is for items of kind {' or '.join(part.needs)}")
         if self.block.whole_window and not self.objective.whole_window:
             raise ValueError(
                 f"block {self.block.kind!r} sees the whole window, and objective {self.objective.kind!r} as it is set "

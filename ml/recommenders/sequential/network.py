@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ml.recommenders.batches import Sequences
-from ml.recommenders.sequential.parts import Auxiliary, Block, Facts, ItemNet, Loss, Objective, Reading
+from ml.recommenders.sequential.losses import SampledSoftmax
+from ml.recommenders.sequential.parts import (
+    Auxiliary,
+    Block,
+    ByRows,
+    Facts,
+    ItemNet,
+    Loss,
+    Objective,
+    Reading,
+)
 
 
 class Network(nn.Module):
@@ -76,9 +86,29 @@ class Network(nn.Module):
         states: Tensor = self.norm(x)
         return states
 
-    def catalogue_loss(self, states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of states [m, d] against targets int64 [m], over the trained items of the table."""
+    def table(self, sequences: Sequences, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the table to train a batch with, float [n_items, d], and negatives to train it against.
+
+        Negatives are int64 [negatives], trained items by their row, and None where the loss is to see to them.
+        """
+        if not (isinstance(self.loss, SampledSoftmax) and isinstance(self.item_net, ByRows)):
+            return self.item_net(), None
+        drawn = self.loss.draw(targets.device)
+        asked = [sequences.items.flatten(), targets[targets >= 0], torch.nonzero(self.trained)[drawn, 0]]
+        needed = torch.unique(torch.cat(asked))
+        made = self.item_net.rows(needed)
+        return made.new_zeros(len(self.trained), self.d).index_copy(0, needed, made), drawn
+
+    def catalogue_loss(
+        self, states: Tensor, table: Tensor, targets: Tensor, drawn: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean loss of states [m, d] against targets int64 [m], over the trained items of the table.
+
+        ``drawn`` are the negatives that `table` drew.
+        """
         states, table = self.comparable(states, table[self.trained])
+        if drawn is not None and isinstance(self.loss, SampledSoftmax):
+            return self.loss(states, table, self.row[targets], drawn)
         return self.loss(states, table, self.row[targets])
 
     def comparable(self, states: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,10 +59,10 @@ class NextItem(nn.Module):
 
     def loss(self, network: Network, sequences: Sequences, targets: Tensor) -> tuple[Tensor, Tensor]:
         """See `ml.recommenders.sequential.parts.Objective`."""
-        table = network.item_net()
+        table, drawn = network.table(sequences, targets)
         states = network.states(sequences, table)
         wanted = targets >= 0
-        value = network.catalogue_loss(states[wanted], table, targets[wanted])
+        value = network.catalogue_loss(states[wanted], table, targets[wanted], drawn)
         for auxiliary in network.auxiliary:
             value = value + auxiliary(network, sequences, targets, states, table)
         return value, wanted.sum()

@@ -6,7 +6,7 @@ A recipe names one part for each role. Its parameters are a pydantic model with 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ class PartParams(RecommenderParams):
 
     #: Of an auxiliary loss: whether it reads states of the batch, rather than the table of items alone.
     reads_sequences: ClassVar[bool] = True
+    #: Kinds of item nets that the part is for; none where it is for all.
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def check(self, d: int) -> None:
         """Raise a ValueError of one line where the part cannot be built in width ``d``."""
@@ -125,6 +127,15 @@ class ItemNet(Protocol):
         ...
 
 
+@runtime_checkable
+class ByRows(Protocol):
+    """An item net that costs something: of a table that is trained against a sample, only what is needed is made."""
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return the rows of the table of ``index``, int64 [m]; float [m, d]."""
+        ...
+
+
 class Block(Protocol):
     """One layer over a sequence."""
 
@@ -179,6 +190,7 @@ class Auxiliary(Protocol):
         states
             float [n, length, d], what the network made of it.
         table
-            float [n_items, d].
+            float [n_items, d]; zeros for items that neither the batch nor its negatives hold, where the item net
+            is `ByRows` and the loss samples.
         """
         ...

@@ -1,0 +1,1 @@
+"""Item nets: what an item is to a sequential recommender."""
