@@ -8,34 +8,15 @@ from __future__ import annotations
 import platform
 import sys
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from benchmarks.leaderboard import record
+from benchmarks.record import RESULTS
 from ml.artifacts import ArtifactError, current, package_versions, read_json, write_json
+from ml.recipes import load_recipe
 from orchestration.models import PROTOCOLS
 from orchestration.settings import Settings, get_settings
-
-RESULTS = Path(__file__).parent / "results"
-_KEPT = ("recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@10", "coverage@10")
-
-
-def leaderboard_row(told: dict[str, Any], dataset: str) -> dict[str, Any]:
-    """Bring a candidate's result file into the form of the leaderboard: test numbers, validation under its own key."""
-    return {
-        "dataset": dataset,
-        "protocol": told["protocol"],
-        "recipe": told["recipe"],
-        "seed": told["seed"],
-        "metrics": {name: told["metrics"][name] for name in _KEPT},
-        "validation": {name: told["validation"][name] for name in ("ndcg@10", "recall@10")},
-        "slices": {
-            name: {"ndcg@10": found["ndcg@10"]}
-            for name, found in told["slices"].items()
-            if "ndcg@10" in found
-        },
-        "provenance": told["provenance"],
-    }
 
 
 def export(settings: Settings, results: Path) -> list[Path]:
@@ -64,10 +45,7 @@ def export(settings: Settings, results: Path) -> list[Path]:
     for recipe in summary["recommenders"]:
         folder = current(settings.models / recipe)
         for protocol in PROTOCOLS:
-            row = leaderboard_row(read_json(folder / f"result-{protocol}.json"), dataset)
-            suffix = "" if protocol == "leave_one_out" else f"-{protocol}"
-            written.append(results / "leaderboard" / dataset / f"{recipe}-seed{row['seed']}{suffix}.json")
-            write_json(written[-1], row)
+            written.append(record(folder, load_recipe(recipe), protocol, dataset, results / "leaderboard"))
     return written
 
 

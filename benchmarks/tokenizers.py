@@ -16,7 +16,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,10 +26,10 @@ import typer
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.logs import read_log
 from benchmarks.record import RESULTS, machine
 from ml.artifacts import hash_json, package_versions, read_json, write_json, write_text
 from ml.evaluation.splits import split
-from ml.histories import Histories
 from ml.tokenizers import build
 from ml.tokenizers.items import ItemData, first_seen
 from ml.tokenizers.lifecycle import assign_semantic_ids, fit_tokenizer
@@ -66,66 +65,10 @@ _TABLE = (
 )
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a dataset says what; everything else is the same for all.
-
-    Parameters
-    ----------
-    published
-        File of published IDs, and who published them.
-    histories
-        Reads each user's items, oldest first.
-    describe
-        Turns an item's JSON into what `ml.vectors.text.item_text` reads.
-    """
-
-    published: tuple[str, str]
-    histories: Callable[[Path], list[list[int]]]
-    describe: Callable[[dict[str, Any]], dict[str, Any]]
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        yield from map(json.loads, file)
-
-
-def _sequences(folder: Path) -> list[list[int]]:
-    return [line["items"] for line in _lines(folder / "sequences.jsonl.gz")]
-
-
-def _interactions(folder: Path) -> list[list[int]]:
-    rows: dict[str, list[int]] = {}
-    with gzip.open(folder / "interactions.csv.gz", "rt", encoding="utf-8") as file:
-        next(file)
-        for line in file:
-            user, _, item, _, _ = line.split(",")
-            rows.setdefault(user, []).append(int(item))
-    return list(rows.values())
-
-
-def _beauty(item: dict[str, Any]) -> dict[str, Any]:
-    """Return what the chain's ``sources/amazon-beauty-2014.yaml`` makes of an item."""
-    paths, told = item.get("categories") or [], item.get("s3rec_attributes") or []
-    categories = [name for name in paths[0] if name != "Beauty"] if paths else []
-    brand = told[0] if told and told[0] not in _BEAUTY_NO_BRAND else None
-    return {"title": item.get("title"), "brand": brand, "categories": categories}
-
-
-def _scientific(item: dict[str, Any]) -> dict[str, Any]:
-    categories = [name.strip() for name in (item.get("categories") or "").split(",") if name.strip()]
-    told = {name: item.get(name) for name in ("title", "description", "brand")}
-    return told | {"categories": [name for name in categories if name != "Industrial & Scientific"]}
-
-
-_BEAUTY_NO_BRAND = frozenset(
-    ("Unknown", "Skin Care", "Hair Care", "Makeup", "Fragrance", "Bath & Body", "Tools & Accessories")
-)
-SOURCES = {
-    "amazon-beauty-2014": Source(("sid_letter.json.gz", "published: LETTER"), _interactions, _beauty),
-    "amazon-scientific": Source(
-        ("sid_cgr_rqvae_zcr.json.gz", "published: RQ-VAE, no collisions"), _sequences, _scientific
-    ),
+#: File of published IDs of a dataset, and who published them.
+PUBLISHED = {
+    "amazon-beauty-2014": ("sid_letter.json.gz", "published: LETTER"),
+    "amazon-scientific": ("sid_cgr_rqvae_zcr.json.gz", "published: RQ-VAE, no collisions"),
 }
 
 
@@ -135,20 +78,16 @@ def load_items(folder: Path, cache: Path, seed: int = 0) -> ItemData:
     Parameters
     ----------
     folder
-        A dataset; its name is a key of `SOURCES`.
+        A dataset; its name is a key of `PUBLISHED`.
     cache
         Folder that keeps the text vectors, which take minutes.
     seed
         Of the factorisation.
     """
-    source = SOURCES[folder.name]
-    described = [
-        source.describe(item)
-        for item in sorted(_lines(folder / "items.jsonl.gz"), key=lambda item: int(item["item_idx"]))
-    ]
-    ids = [str(place) for place in range(len(described))]
-    text = _text_vectors([item_text(item) for item in described], cache / f"{folder.name}-text.safetensors")
-    train = split(Histories.of(source.histories(folder)), "leave_one_out").train
+    log = read_log(folder)
+    ids = [str(place) for place in range(len(log.items))]
+    text = _text_vectors([item_text(item) for item in log.items], cache / f"{folder.name}-text.safetensors")
+    train = split(log.histories, "leave_one_out").train
     pairs = transition_counts(train, np.ones(len(train.items), bool), len(ids))
     behaviour = ppmi_svd(pairs, DIM, seed)
     blocks = []
@@ -156,13 +95,13 @@ def load_items(folder: Path, cache: Path, seed: int = 0) -> ItemData:
         known = np.flatnonzero(vectors.any(axis=1))
         blocks.append(([ids[row] for row in known], vectors[known]))
     spaces = {"fused": fuse(ids, blocks), "text": text, "behaviour": behaviour}
-    categories = [item["categories"] for item in described]
+    categories = [item["categories"] for item in log.items]
     return ItemData(ids, spaces, categories, pairs, first_seen(train.items, len(ids)))
 
 
 def published_codes(folder: Path) -> tuple[str, NDArray[np.int32], tuple[int, ...]]:
     """Return who published IDs of a dataset, their codes int32 [n, levels], and the levels' sizes."""
-    file, name = SOURCES[folder.name].published
+    file, name = PUBLISHED[folder.name]
     with gzip.open(folder / file, "rt", encoding="utf-8") as opened:
         given = json.load(opened)
     rows = [
@@ -375,13 +314,13 @@ def main(
     pages: Annotated[Path | None, typer.Option(help="folder for a page with plots of each")] = None,
 ) -> None:
     """Score every tokenizer recipe by the same report, print the tables and write the results."""
-    known = ", ".join(SOURCES)
+    known = ", ".join(PUBLISHED)
     for name in dataset or ():
-        if name not in SOURCES:
+        if name not in PUBLISHED:
             raise typer.BadParameter(f"unknown dataset {name!r}; known: {known}")
     recipes = [] if recipe == ["none"] else recipe or tokenizer_recipe_names()
     failed = [
-        run(datasets / name, recipes, churn or (), seed, cache, out, pages) for name in dataset or SOURCES
+        run(datasets / name, recipes, churn or (), seed, cache, out, pages) for name in dataset or PUBLISHED
     ]
     raise typer.Exit(1 if any(failed) else 0)
 

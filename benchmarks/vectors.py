@@ -10,20 +10,18 @@ SASRec with PPMI-SVD, and each fusion with plain concatenation.
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.logs import read_log
 from benchmarks.record import Row, write
 from ml.evaluation.splits import split
 from ml.histories import Histories
@@ -109,18 +107,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def read(folder: Path, users: int | None = None) -> tuple[Histories, list[str]]:
     """Read histories and the text of each item."""
-    by_user: dict[str, list[int]] = {}
-    if (folder / "sequences.jsonl.gz").is_file():
-        by_user = {line["user"]: line["items"] for line in _lines(folder / "sequences.jsonl.gz")}
-    else:
-        with gzip.open(folder / "interactions.csv.gz", "rt") as file:
-            for row in sorted(csv.DictReader(file), key=lambda row: (row["user_id"], int(row["pos"]))):
-                by_user.setdefault(row["user_id"], []).append(int(row["item_idx"]))
-    texts = {line["item_idx"]: item_text(_described(line)) for line in _lines(folder / "items.jsonl.gz")}
-    sequences = list(by_user.values())[:users]
-    items = sorted({item for row in sequences for item in row} if users else texts)
-    place = {item: n for n, item in enumerate(items)}
-    return Histories.of([[place[item] for item in row] for row in sequences]), [texts[item] for item in items]
+    log = read_log(folder)
+    texts = [item_text(item) for item in log.items]
+    if users is None:
+        return log.histories, texts
+    taken = log.histories.rows(slice(users))
+    met, items = np.unique(taken.items, return_inverse=True)
+    histories = replace(taken, items=items.astype(np.int32))
+    return histories, [texts[item] for item in met]
 
 
 def measure(
@@ -170,12 +164,7 @@ def transitions(histories: Histories, n_items: int, seed: int) -> Asked:
     """Hold out the last two events of each user, and a tenth of the items."""
     parts = split(histories, "leave_one_out")
     cold = np.random.default_rng(seed).random(n_items) < COLD
-    kept = ~cold[parts.train.items]
-    lengths = np.bincount(parts.train.users[kept], minlength=len(parts.train))
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    train = Histories(
-        offsets, parts.train.items[kept], parts.train.event_types[kept], parts.train.times[kept]
-    )
+    train = parts.train.keep(~cold[parts.train.items])
     queries = parts.test.histories.last(1)[:, 0].astype(np.int64)
     targets = parts.test.targets.astype(np.int64)
     asked = ~cold[queries] & (queries != targets)
@@ -237,24 +226,6 @@ def _rows(
         }
         case = f"{names[ours]}: {kind}" if ours != "tuned" else f"{names[ours]} (tuned): {kind}"
         yield Row(case, float(mine.mean()), float(theirs.mean()), names[peer], f"recall@{K}", "higher", extra)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
-
-
-def _described(line: dict[str, Any]) -> dict[str, Any]:
-    """Return an item as :func:`item_text` reads it."""
-    categories = line.get("categories") or []
-    if isinstance(categories, str):
-        categories = categories.split(",")
-    elif categories and isinstance(categories[0], list):
-        categories = categories[0]
-    brand = line.get("brand") or next(iter(line.get("s3rec_attributes") or []), None)
-    told = {name: line.get(name) for name in ("title", "description")}
-    return told | {"brand": None if brand in categories else brand, "categories": categories}
 
 
 if __name__ == "__main__":

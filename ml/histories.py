@@ -98,6 +98,12 @@ class Histories:
         lengths = np.minimum(self.lengths, n)
         return self._take(self.offsets[1:] - lengths, lengths)
 
+    def keep(self, mask: NDArray[np.bool_]) -> Histories:
+        """Return the events that ``mask`` [n_events] marks, as if the others had never happened; no row is lost."""
+        before = np.concatenate([[0], np.cumsum(mask)])
+        offsets = before[self.offsets].astype(np.int64)
+        return Histories(offsets, self.items[mask], self.event_types[mask], self.times[mask])
+
     def rows(self, users: NDArray[np.int32] | NDArray[np.int64] | slice) -> Histories:
         """Return the histories of the given users (indices, or a slice of rows), in that order."""
         return self._take(self.offsets[:-1][users], self.lengths[users])

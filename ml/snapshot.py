@@ -7,7 +7,7 @@ histories and the catalogue; the splits follow from the histories (`ml.evaluatio
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from ml.evaluation.splits import cutoffs
 from ml.histories import NO_ITEM, Histories, read_histories
 
 KIND = "snapshot"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class Catalogue:
         Size of the code book of each level: every code of level ``l`` is below ``code_sizes[l]``.
     tokenizer
         Version of the tokenizer that gave the codes; None where there are none.
+    text
+        float32 [n_items, w], of the items' own text alone; rows of zeros where unknown. If not given, w is 0.
     """
 
     item_ids: list[str]
@@ -65,6 +67,11 @@ class Catalogue:
     codes: NDArray[np.int32]
     code_sizes: tuple[int, ...]
     tokenizer: str | None = None
+    text: NDArray[np.float32] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.text is None:
+            object.__setattr__(self, "text", np.zeros((len(self.item_ids), 0), np.float32))
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -82,7 +89,9 @@ class Snapshot:
     manifest: Manifest
 
 
-def write_snapshot(marts: Path, semantic_ids: Path | None, vectors: Path | None, out: Path) -> Path:
+def write_snapshot(
+    marts: Path, semantic_ids: Path | None, vectors: Path | None, out: Path, text: Path | None = None
+) -> Path:
     """Cut a snapshot; return at once where one of the same inputs is complete.
 
     Parameters
@@ -95,6 +104,8 @@ def write_snapshot(marts: Path, semantic_ids: Path | None, vectors: Path | None,
         A version folder with ``vectors.safetensors`` and ``items.parquet``; None leaves items without vectors.
     out
         Folder of snapshots.
+    text
+        As ``vectors``, of text alone; None leaves items without text vectors.
 
     Returns
     -------
@@ -107,7 +118,12 @@ def write_snapshot(marts: Path, semantic_ids: Path | None, vectors: Path | None,
     """
     sources = {"user_histories": marts / "user_histories.parquet", "dim_items": marts / "dim_items.parquet"}
     # Of an artefact only what is read: its report and its pages may tell of the clock.
-    for name, folder, tensors in (("semantic_ids", semantic_ids, "codes"), ("vectors", vectors, "vectors")):
+    artefacts = (
+        ("semantic_ids", semantic_ids, "codes"),
+        ("vectors", vectors, "vectors"),
+        ("text", text, "vectors"),
+    )
+    for name, folder, tensors in artefacts:
         if folder is not None:
             sources |= {
                 f"{name}/{file}": folder / file for file in (f"{tensors}.safetensors", "items.parquet")
@@ -117,11 +133,13 @@ def write_snapshot(marts: Path, semantic_ids: Path | None, vectors: Path | None,
             raise ArtifactError(f"{path} does not exist")
     told = _told(semantic_ids)
     inputs = hash_inputs(sources) | ({"semantic_ids/recipe": hash_json(told)} if told else {})
-    version = hash_json({"format": _FORMAT, **inputs})
+    # Which of what items are known by was made with a knowledge of what users did.
+    seen = {"codes": _codes_see_behaviour(told), "text": _text_sees_behaviour(text)}
+    version = hash_json({"format": _FORMAT, "sees_behaviour": seen, **inputs})
     target = out / version
     if is_complete(target):
         return target
-    catalogue = _read_catalogue(sources["dim_items"], semantic_ids, vectors)
+    catalogue = _read_catalogue(sources["dim_items"], semantic_ids, vectors, text)
     user_ids, histories, event_types = read_histories(sources["user_histories"], catalogue.item_ids)
     with publish(target) as folder:
         _write_tables(folder, user_ids, histories, catalogue)
@@ -138,6 +156,8 @@ def write_snapshot(marts: Path, semantic_ids: Path | None, vectors: Path | None,
             "semantic_ids": semantic_ids.name if semantic_ids else None,
             "tokenizer": told.get("tokenizer"),
             "vectors": vectors.name if vectors else None,
+            "text": text.name if text else None,
+            "sees_behaviour": seen,
         }
         write_manifest(
             folder, Manifest(kind=KIND, version=version, inputs=inputs, recipe=recipe, metrics=metrics)
@@ -176,9 +196,25 @@ def load_snapshot(folder: Path) -> Snapshot:
             arrays["codes"],
             tuple(manifest.recipe["code_sizes"]),
             manifest.recipe.get("tokenizer"),
+            arrays["text"],
         ),
         manifest,
     )
+
+
+def without_behaviour(snapshot: Snapshot) -> Catalogue:
+    """Return the catalogue as it would be had nobody met any item.
+
+    ``vectors`` are those of text; what was made with a knowledge of what users did is left out (width 0), be it codes,
+    or text by an encoder tuned to histories. What no manifest tells of counts as such.
+    """
+    catalogue, seen = snapshot.catalogue, snapshot.manifest.recipe["sees_behaviour"]
+    nothing = np.zeros((len(catalogue), 0))
+    text = nothing.astype(np.float32) if seen["text"] else catalogue.text
+    known = replace(catalogue, vectors=text, text=text)
+    if not seen["codes"]:
+        return known
+    return replace(known, codes=nothing.astype(np.int32), code_sizes=(), tokenizer=None)
 
 
 def drop_users(folder: Path, user_ids: Collection[str]) -> int:
@@ -227,7 +263,8 @@ def _write_tables(folder: Path, user_ids: list[str], histories: Histories, catal
         },
         folder / "histories.safetensors",
     )
-    save_file({"vectors": catalogue.vectors, "codes": catalogue.codes}, folder / "catalogue.safetensors")
+    arrays = {"vectors": catalogue.vectors, "codes": catalogue.codes, "text": catalogue.text}
+    save_file(arrays, folder / "catalogue.safetensors")
     pq.write_table(pa.table({"user_id": pa.array(user_ids, pa.string())}), folder / "users.parquet")
     items = {
         "item_id": pa.array(catalogue.item_ids, pa.string()),
@@ -237,7 +274,9 @@ def _write_tables(folder: Path, user_ids: list[str], histories: Histories, catal
     pq.write_table(pa.table(items), folder / "items.parquet", compression="zstd")
 
 
-def _read_catalogue(dim_items: Path, semantic_ids: Path | None, vectors: Path | None) -> Catalogue:
+def _read_catalogue(
+    dim_items: Path, semantic_ids: Path | None, vectors: Path | None, text: Path | None
+) -> Catalogue:
     try:
         table = pq.read_table(dim_items, columns=["item_id", "title", "categories"]).sort_by("item_id")
     except (pa.ArrowInvalid, OSError) as error:
@@ -247,15 +286,16 @@ def _read_catalogue(dim_items: Path, semantic_ids: Path | None, vectors: Path | 
     item_ids = table["item_id"].to_pylist()
     if len(set(item_ids)) < len(item_ids):
         raise ArtifactError(f"{dim_items} names an item twice")
-    codes = _aligned(semantic_ids, "codes", item_ids, np.int32(NO_ITEM))
+    codes, told = _aligned(semantic_ids, "codes", item_ids, np.int32(NO_ITEM)), _told(semantic_ids)
     return Catalogue(
         item_ids,
         pc.fill_null(table["title"], "").to_pylist(),
         [value or [] for value in table["categories"].to_pylist()],
         _aligned(vectors, "vectors", item_ids, np.float32(0)),
         codes,
-        _code_sizes(_told(semantic_ids), codes),
-        _told(semantic_ids).get("tokenizer"),
+        _code_sizes(told, codes),
+        told.get("tokenizer"),
+        _aligned(text, "vectors", item_ids, np.float32(0)),
     )
 
 
@@ -284,6 +324,17 @@ def _told(semantic_ids: Path | None) -> dict[str, Any]:
     if semantic_ids is None or not is_complete(semantic_ids):
         return {}
     return read_manifest(semantic_ids).recipe
+
+
+def _codes_see_behaviour(told: dict[str, Any]) -> bool:
+    reads = told.get("reads")
+    return reads is None or not set(reads) <= {"text"}
+
+
+def _text_sees_behaviour(text: Path | None) -> bool:
+    if text is None or not is_complete(text):
+        return True
+    return bool(read_manifest(text).recipe.get("sees_behaviour", True))
 
 
 def _code_sizes(told: dict[str, Any], codes: NDArray[np.int32]) -> tuple[int, ...]:

@@ -33,14 +33,13 @@ from ml.artifacts import (
     read_manifest,
     write_manifest,
 )
-from ml.evaluation.evaluate import Evaluation, evaluate
+from ml.evaluation.evaluate import evaluate
 from ml.evaluation.results import Result, read_result, write_result
-from ml.evaluation.splits import PROTOCOLS, Queries, Split, split
+from ml.evaluation.splits import PROTOCOLS, split
 from ml.recipes import Recipe, RecipeError, load_recipe, recipe_names
 from ml.recommenders import build
-from ml.recommenders.base import Recommender
 from ml.recommenders.training import is_main_process, wait_for_all
-from ml.snapshot import Snapshot, load_snapshot
+from ml.snapshot import Snapshot, load_snapshot, without_behaviour
 
 log = logging.getLogger("ml.train")
 
@@ -57,6 +56,7 @@ def train(
     seed: int = 0,
     protocols: Sequence[str] = ("leave_one_out", "temporal"),
     threads: int = 2,
+    exclude_history: bool = True,
 ) -> Path:
     """Fit, evaluate and save a recipe under each protocol; what is complete is reused as it is.
 
@@ -73,13 +73,16 @@ def train(
     protocols
         Of `ml.evaluation.splits.PROTOCOLS`. ``full`` is trained on everything and not evaluated. It has no
         validation, so it brings ``temporal`` with it and takes the parameters that the fit there names in
-        ``refit``.
+        ``refit``. Under ``cold_items`` a recommender knows of the catalogue only what no user's doing went into
+        (`ml.snapshot.without_behaviour`): one that needs codes is refused unless they were made from text alone.
     threads
         Of torch on CPU; the same number gives the same bytes.
+    exclude_history
+        Whether evaluation asks for lists without the items of the history.
 
     Returns
     -------
-    ``out/RECIPE/HASH``, HASH being that of snapshot, recipe, seed, code and threads. It holds a folder with the model,
+    ``out/RECIPE/HASH``, HASH being that of snapshot, recipe, seed, code, threads and ``exclude_history``. It holds a folder with the model,
     ``result-PROTOCOL.json`` and ``ranks-PROTOCOL.safetensors`` for each protocol, and ``manifest.json``.
 
     Raises
@@ -97,7 +100,7 @@ def train(
             raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
     data = read_manifest(snapshot_dir, "snapshot").version
     code = code_version()
-    target = folder_of(snapshot_dir, recipe, out, seed, threads)
+    target = folder_of(snapshot_dir, recipe, out, seed, threads, exclude_history)
     asked = {*protocols, "temporal"} if "full" in protocols else set(protocols)
     wanted = [p for p in PROTOCOLS if p in asked and not is_complete(target / p)]
     if wanted:
@@ -106,7 +109,7 @@ def train(
         try:
             snapshot = load_snapshot(snapshot_dir)
             for protocol in wanted:
-                _train_one(snapshot, recipe, target, protocol, seed, code)
+                _train_one(snapshot, recipe, target, protocol, seed, code, exclude_history)
         finally:
             torch.set_num_threads(before)
     done = [p for p in PROTOCOLS if is_complete(target / p)]
@@ -118,10 +121,18 @@ def train(
     return target
 
 
-def folder_of(snapshot_dir: Path, recipe: Recipe, out: Path, seed: int = 0, threads: int = 2) -> Path:
+def folder_of(
+    snapshot_dir: Path,
+    recipe: Recipe,
+    out: Path,
+    seed: int = 0,
+    threads: int = 2,
+    exclude_history: bool = True,
+) -> Path:
     """Return where :func:`train` puts what these make, whether it is there or not."""
     data = read_manifest(snapshot_dir, "snapshot").version
-    return out / recipe.name / hash_json([data, recipe.hash, recipe.name, seed, code_version(), threads])
+    made_of = [data, recipe.hash, recipe.name, seed, code_version(), threads, exclude_history]
+    return out / recipe.name / hash_json(made_of)
 
 
 def code_version() -> str:
@@ -136,7 +147,15 @@ def code_version() -> str:
     return f"{package_versions('tessera')['tessera']}+{sources[:8]}"
 
 
-def _train_one(snapshot: Snapshot, recipe: Recipe, target: Path, protocol: str, seed: int, code: str) -> None:
+def _train_one(
+    snapshot: Snapshot,
+    recipe: Recipe,
+    target: Path,
+    protocol: str,
+    seed: int,
+    code: str,
+    exclude_history: bool,
+) -> None:
     """Fit under one protocol; the model's folder appears last, so it means that the result is there too."""
     started = time.perf_counter()
     config = dict(recipe.recommender)
@@ -144,9 +163,10 @@ def _train_one(snapshot: Snapshot, recipe: Recipe, target: Path, protocol: str, 
         config |= read_result(target, "temporal").fit.get("refit", {})
     recommender = build(config)
     parts = split(snapshot.histories, protocol)  # type: ignore[arg-type]
+    catalogue = without_behaviour(snapshot) if protocol == "cold_items" else snapshot.catalogue
     checkpoints = target / f"checkpoints-{protocol}"
     try:
-        fit = recommender.fit(parts, snapshot.catalogue, seed, checkpoints / "last")
+        fit = recommender.fit(parts, catalogue, seed, checkpoints / "last")
     except ValueError as error:
         raise ArtifactError(f"{snapshot.folder} cannot train {recipe.name} ({protocol}): {error}") from None
     if not is_main_process():
@@ -156,7 +176,10 @@ def _train_one(snapshot: Snapshot, recipe: Recipe, target: Path, protocol: str, 
     manifest.metrics = {"recipe": recipe.name, "protocol": protocol, "fit": fit}
     target.mkdir(parents=True, exist_ok=True)
     if protocol != "full":
-        test, valid = (_evaluate(recommender, q, parts, snapshot) for q in (parts.test, parts.valid))
+        test, valid = (
+            evaluate(recommender, queries, parts.train, len(catalogue), exclude_history=exclude_history)
+            for queries in (parts.test, parts.valid)
+        )
         manifest.metrics["test"] = test.metrics
         seconds = time.perf_counter() - started
         provenance = _provenance(snapshot, recipe, code, str(fit.get("device", "cpu")), seconds)
@@ -172,10 +195,6 @@ def _train_one(snapshot: Snapshot, recipe: Recipe, target: Path, protocol: str, 
         write_manifest(folder, manifest)
     shutil.rmtree(checkpoints, ignore_errors=True)
     wait_for_all()
-
-
-def _evaluate(recommender: Recommender, queries: Queries, parts: Split, snapshot: Snapshot) -> Evaluation:
-    return evaluate(recommender, queries, parts.train, len(snapshot.catalogue))
 
 
 def _manifest(
@@ -221,11 +240,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=["leave_one_out", "temporal"])
     parser.add_argument("--threads", type=int, default=2, help="of torch on CPU")
+    parser.add_argument(
+        "--with-history", action="store_true", help="let evaluation ask for items of the history too"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         folder = train(
-            options.snapshot, options.recipe, options.out, options.seed, options.protocol, options.threads
+            options.snapshot,
+            options.recipe,
+            options.out,
+            options.seed,
+            options.protocol,
+            options.threads,
+            not options.with_history,
         )
     except (ArtifactError, RecipeError) as error:
         sys.stderr.write(f"error: {error}\n")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.evaluation.metrics import MISSED, accuracy, beyond_accuracy
+from ml.evaluation.metrics import MISSED, accuracy, beyond_accuracy, expected_accuracy
 from ml.evaluation.slices import query_slices
 from ml.evaluation.splits import Queries
 from ml.histories import NO_ITEM, Histories
 
 _SHOWN = 10
+_DEEPEST = 1000
 
 
 class Answers(Protocol):
@@ -46,6 +47,11 @@ class Evaluation:
         is excluded); and the faults in `INVALID`.
     k
         Length of the lists.
+    expected
+        Accuracy as in `metrics`, were items of equal score put in random order: its mean over all such orders. What
+        a recommender owes to the order of the catalogue is the difference.
+    exclude_history
+        Whether items of the history were not to be recommended.
     """
 
     users: NDArray[np.int32]
@@ -54,6 +60,8 @@ class Evaluation:
     metrics: dict[str, float]
     checks: dict[str, int]
     k: int
+    expected: dict[str, float] = field(default_factory=dict)
+    exclude_history: bool = True
 
     @property
     def slice_metrics(self) -> dict[str, dict[str, float]]:
@@ -86,6 +94,10 @@ def evaluate(
 ) -> Evaluation:
     """Rank the whole catalogue for every query; a hit is a hit on the item.
 
+    Equal scores go by lower item index, as a recommender's contract says: arbitrary, but fixed. `Evaluation.expected`
+    tells what chance would have given instead. Where a list ends within a tie, its recommender is asked for a longer
+    one, of 1000 at most; a tie that is not over there is taken to hold all other items.
+
     Parameters
     ----------
     recommender
@@ -109,6 +121,7 @@ def evaluate(
         If an answer has the wrong shape.
     """
     ranks = np.zeros(len(queries), dtype=np.int32)
+    ties = np.zeros((len(queries), 2), dtype=np.int64)
     shown = np.zeros(n_items, dtype=np.int64)
     checks = dict.fromkeys(("queries", "tied_targets", "target_in_history", *INVALID), 0)
     checks["queries"] = len(queries)
@@ -120,6 +133,7 @@ def evaluate(
             raise ValueError(f"answers of shape {items.shape} where ({len(asked)}, {k}) was asked")
         hits = items == targets[:, None]
         ranks[rows] = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, MISSED)
+        ties[rows] = _tied_places(recommender, asked, targets, (items, scores), n_items, exclude_history)
         top = items[:, :_SHOWN]
         shown += np.bincount(top[(top >= 0) & (top < n_items)], minlength=n_items)
         faults = _faults(items, scores, asked, n_items, exclude_history)
@@ -129,7 +143,61 @@ def evaluate(
             checks[name] += count
     counts = np.bincount(train.items, minlength=n_items)
     metrics = accuracy(ranks, k) | beyond_accuracy(shown, counts, queries.targets)
-    return Evaluation(queries.users, ranks, query_slices(queries, train, n_items), metrics, checks, k)
+    return Evaluation(
+        queries.users,
+        ranks,
+        query_slices(queries, train, n_items),
+        metrics,
+        checks,
+        k,
+        expected_accuracy(ties, k),
+        exclude_history,
+    )
+
+
+def _tied_places(
+    recommender: Answers,
+    asked: Histories,
+    targets: NDArray[np.int32],
+    answers: tuple[NDArray[np.int32], NDArray[np.float32]],
+    n_items: int,
+    exclude: bool,
+) -> NDArray[np.int64]:
+    """Return the first and the last place that the target could have, ties being ordered at will; int64 [n, 2].
+
+    Zeros where the target is not found.
+    """
+    items, scores = answers
+    places = _places(items, scores, targets)
+    deep = min(_DEEPEST, n_items)
+    wide = items.shape[1]
+    open_end = (items[:, -1] != NO_ITEM) & (scores[:, max(wide - 2, 0)] == scores[:, -1])
+    again = np.flatnonzero(open_end & ((places[:, 0] == MISSED) | (places[:, 1] == wide)))
+    if len(again) and deep > wide:
+        some = asked.rows(again)
+        items, scores = recommender.recommend(some, deep, exclude)
+        places[again] = _places(items, scores, targets[again])
+        room = n_items - (_distinct(some, n_items) if exclude else 0)
+        cut = places[again, 1] == deep
+        places[again[cut], 1] = np.broadcast_to(room, len(again))[cut]
+    return places
+
+
+def _places(
+    items: NDArray[np.int32], scores: NDArray[np.float32], targets: NDArray[np.int32]
+) -> NDArray[np.int64]:
+    """Return the first and last place (from 1) of those with the target's score, int64 [n, 2]; 0 where not found."""
+    hits = items == targets[:, None]
+    found = hits.any(axis=1)
+    own = np.where(found, scores[np.arange(len(items)), hits.argmax(axis=1)], np.nan)
+    same = (scores == own[:, None]) & (items != NO_ITEM)
+    first = same.argmax(axis=1) + 1
+    last = items.shape[1] - same[:, ::-1].argmax(axis=1)
+    # A score that is no number equals none, not even its own.
+    lone = hits.argmax(axis=1) + 1
+    told = same.any(axis=1)
+    ends = np.stack([np.where(told, first, lone), np.where(told, last, lone)], axis=1)
+    return np.where(found[:, None], ends, MISSED).astype(np.int64)
 
 
 def _faults(

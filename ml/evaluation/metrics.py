@@ -37,6 +37,29 @@ def accuracy(ranks: NDArray[np.int32], k: int) -> dict[str, float]:
     return out
 
 
+def expected_accuracy(places: NDArray[np.int64], k: int) -> dict[str, float]:
+    """Return what `accuracy` would be on average, were the target put anywhere between two places.
+
+    Parameters
+    ----------
+    places
+        int64 [n, 2]: first and last place from 1; 0 = missed.
+    k
+        As in `accuracy`.
+    """
+    every = np.arange(1, k + 1, dtype=np.int32)
+    first, last = np.maximum(places[:, 0], 1) - 1, places[:, 1]
+    width = np.maximum(last - first, 1)
+    out: dict[str, float] = {}
+    for cutoff in (c for c in CUTOFFS if c <= k):
+        for name, metric in (("recall", recall), ("ndcg", ndcg), ("mrr", reciprocal_rank)):
+            total = np.concatenate([[0.0], np.cumsum(metric(every, cutoff))])
+            gains = (total[np.minimum(last, k)] - total[np.minimum(first, k)]) / width
+            found = np.where(places[:, 0] > MISSED, gains, 0.0)
+            out[f"{name}@{cutoff}"] = float(found.mean()) if len(found) else 0.0
+    return out
+
+
 def beyond_accuracy(
     shown: NDArray[np.int64], train_counts: NDArray[np.int64], targets: NDArray[np.int32]
 ) -> dict[str, float]:

@@ -47,8 +47,8 @@ class Result:
 def write_result(folder: Path, result: Result) -> None:
     """Write ``result-PROTOCOL.json`` and ``ranks-PROTOCOL.safetensors``.
 
-    In the JSON ``metrics``, ``slices`` and ``checks`` are of the test queries; those of the validation queries
-    stand under ``validation``, ``validation_slices`` and ``validation_checks``.
+    In the JSON ``metrics``, ``expected_over_ties``, ``slices`` and ``checks`` are of the test queries; those of the
+    validation queries stand under ``validation`` and ``validation_...``.
     """
     arrays: dict[str, np.ndarray] = {}
     for part, evaluation in zip(_PARTS, (result.test, result.validation), strict=True):
@@ -63,10 +63,13 @@ def write_result(folder: Path, result: Result) -> None:
             "seed": result.seed,
             "training_free": result.training_free,
             "k": result.test.k,
+            "exclude_history": result.test.exclude_history,
             "metrics": result.test.metrics,
+            "expected_over_ties": result.test.expected,
             "slices": result.test.slice_metrics,
             "checks": result.test.checks,
             "validation": result.validation.metrics,
+            "validation_expected_over_ties": result.validation.expected,
             "validation_slices": result.validation.slice_metrics,
             "validation_checks": result.validation.checks,
             "fit": result.fit,
@@ -99,10 +102,12 @@ def read_result(folder: Path, protocol: str) -> Result:
                 told[metrics],
                 told[checks],
                 told["k"],
+                told[expected],
+                told["exclude_history"],
             )
-            for part, metrics, checks in (
-                ("test", "metrics", "checks"),
-                ("validation", "validation", "validation_checks"),
+            for part, metrics, checks, expected in (
+                ("test", "metrics", "checks", "expected_over_ties"),
+                ("validation", "validation", "validation_checks", "validation_expected_over_ties"),
             )
         ]
         return Result(

@@ -1,6 +1,7 @@
 """The only definition of what is training, validation and test.
 
-``leave_one_out`` is the protocol of the papers, ``temporal`` that of production, ``full`` trains what is served.
+``leave_one_out`` is the protocol of the papers, ``temporal`` that of production, ``cold_items`` asks for items that nobody
+has met yet, ``full`` trains what is served. Events of equal time stand in the order of the log, here as everywhere.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 
 from ml.histories import Histories
 
-Protocol = Literal["leave_one_out", "temporal", "full"]
+Protocol = Literal["leave_one_out", "temporal", "cold_items", "full"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 _CUTS = (0.8, 0.9)
 _SHORTEST = 3
+COLD_SHARE = 0.05
+_COLD_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,10 @@ def split(histories: Histories, protocol: Protocol) -> Split:
         ``leave_one_out``: of users with three events or more, the last is the test target, the one before it the
         validation target and the rest is training; shorter users are training only. ``temporal``: time is cut
         where 80 % and 90 % of all events are before; the targets are a user's first event in each later window
-        and the history is everything before that window. ``full``: everything is training.
+        and the history is everything before that window. ``cold_items``: as leave-one-out, had nobody met any of the
+        items of `cold_items` before the test: their events are taken out of training and of every history, and they
+        are no validation target. The test asks for the users whose target is one of them. Users of whom no history
+        is left are not asked. ``full``: everything is training.
 
     Raises
     ------
@@ -77,6 +83,8 @@ def split(histories: Histories, protocol: Protocol) -> Split:
         return _leave_one_out(histories)
     if protocol == "temporal":
         return _temporal(histories)
+    if protocol == "cold_items":
+        return _cold_items(histories)
     if protocol == "full":
         none = _queries(histories, np.zeros(0, np.int64), histories.lengths)
         return Split("full", histories, none, none)
@@ -94,6 +102,18 @@ def cutoffs(histories: Histories) -> tuple[int, int]:
     places = [min(int(share * n), n - 1) for share in _CUTS]
     ordered = np.partition(histories.times, places)
     return int(ordered[places[0]]), int(ordered[places[1]])
+
+
+def cold_items(histories: Histories) -> NDArray[np.int32]:
+    """Draw the items that the protocol ``cold_items`` holds out: 5 % of all that anyone met, the same every time.
+
+    Returns
+    -------
+    int32 [n], rising.
+    """
+    met = np.unique(histories.items)
+    drawn = np.random.default_rng(_COLD_SEED).permutation(len(met))[: round(COLD_SHARE * len(met))]
+    return np.sort(met[drawn])
 
 
 def training_mask(histories: Histories) -> NDArray[np.bool_]:
@@ -152,6 +172,20 @@ def _temporal(histories: Histories) -> Split:
         _queries(histories, valid, before_first),
         _queries(histories, test, before_second),
     )
+
+
+def _cold_items(histories: Histories) -> Split:
+    cold = np.zeros(int(histories.items.max(initial=-1)) + 1, np.bool_)
+    cold[cold_items(histories)] = True
+    whole = _leave_one_out(histories)
+
+    def asked(queries: Queries, about_cold: bool) -> Queries:
+        known = queries.histories.keep(~cold[queries.histories.items])
+        rows = np.flatnonzero((cold[queries.targets] == about_cold) & (known.lengths > 0))
+        return Queries(queries.users, known, queries.targets).take(rows)
+
+    train = whole.train.keep(~cold[whole.train.items])
+    return Split("cold_items", train, asked(whole.valid, False), asked(whole.test, True))
 
 
 def _queries(histories: Histories, users: NDArray[np.int64], known: NDArray[np.int64]) -> Queries:

@@ -88,6 +88,41 @@ class ItemData:
         )
 
 
+class WatchedItems(ItemData):
+    """The same items, remembering what of them was looked at.
+
+    Attributes
+    ----------
+    read
+        Names of spaces, ``pairs``, ``first_seen``, and ``spaces`` where all of them were taken at once.
+    """
+
+    items: ItemData
+    read: set[str]
+
+    @classmethod
+    def of(cls, items: ItemData, read: set[str] | None = None) -> WatchedItems:
+        """Watch items, adding to what was read before."""
+        watched = cls(items.item_ids, items.spaces, items.categories, items.pairs, items.first_seen)
+        vars(watched).update(items=items, read=set() if read is None else read)
+        return watched
+
+    def space(self, name: str) -> NDArray[np.float32]:
+        """Return one space of vectors, as `ItemData.space` does."""
+        self.read.add(name)
+        return self.items.space(name)
+
+    def take(self, rows: NDArray[np.int64]) -> WatchedItems:
+        """Return the given rows, watched too."""
+        return WatchedItems.of(self.items.take(rows), self.read)
+
+    def __getattribute__(self, name: str) -> Any:
+        """Note what is asked for."""
+        if name in ("pairs", "first_seen", "spaces") and "read" in vars(self):
+            self.read.add(name)
+        return super().__getattribute__(name)
+
+
 def only_vectors(vectors: NDArray[np.float32], space: str = "fused") -> ItemData:
     """Return items of which nothing but one space of vectors ``[n, width]`` is known, numbered from 0."""
     return ItemData([str(row) for row in range(len(vectors))], {space: vectors})

@@ -32,7 +32,7 @@ from ml.artifacts import (
 from ml.tokenizers import build, report, tokenizer_class
 from ml.tokenizers.base import CONFIG, MultiIdentifier
 from ml.tokenizers.collisions import assign_new
-from ml.tokenizers.items import ItemData
+from ml.tokenizers.items import ItemData, WatchedItems
 
 if TYPE_CHECKING:
     from ml.tokenizers.base import Tokenizer
@@ -103,7 +103,8 @@ def fit_tokenizer(
     -------
     Path
         ``out/VERSION``; one of the same items, parameters, seed and start is used as it is. The manifest's recipe
-        names the ``start`` that was begun from.
+        names the ``start`` that was begun from, and what the codes ``reads`` of the items: spaces of vectors,
+        ``pairs``, ``first_seen``.
 
     Raises
     ------
@@ -120,10 +121,12 @@ def fit_tokenizer(
     version = hash_json([recipe, seed, content])
     if not is_complete(out / version):
         began = time.perf_counter()
-        metrics = tokenizer.fit(items, seed, warm)
+        watched = WatchedItems.of(items)
+        metrics = tokenizer.fit(watched, seed, warm)
         seconds = time.perf_counter() - began
         with publish(out / version) as folder:
             tokenizer.save(folder)
+            recipe["reads"] = _reads(watched, start if warm is not None else None)
             manifest = Manifest(
                 kind=TOKENIZER,
                 version=version,
@@ -191,7 +194,8 @@ def assign_semantic_ids(
     trained = read_manifest(tokenizer_dir, TOKENIZER)
     before = load_semantic_ids(previous) if previous is not None else None
     began = time.perf_counter()
-    base = tokenizer.encode(items)
+    watched = WatchedItems.of(items)
+    base = tokenizer.encode(watched)
     seconds = time.perf_counter() - began
     frozen = before if before is not None and before.tokenizer == trained.version else None
     all_ids, codes = _give(before, frozen is not None, list(items.item_ids), base)
@@ -211,7 +215,12 @@ def assign_semantic_ids(
             kind=SEMANTIC_IDS,
             version=version,
             inputs={**(inputs or {}), "tokenizer": trained.version},
-            recipe={"tokenizer": trained.version, "code_sizes": sizes, "ordered": tokenizer.ordered},
+            recipe={
+                "tokenizer": trained.version,
+                "code_sizes": sizes,
+                "ordered": tokenizer.ordered,
+                "reads": _reads(watched, tokenizer_dir),
+            },
             packages=package_versions(*_PACKAGES),
             metrics={"items": len(all_ids), "new": len(all_ids) - (len(frozen.item_ids) if frozen else 0)},
         )
@@ -247,6 +256,12 @@ def load_semantic_ids(folder: Path, tokenizer: str | None = None) -> SemanticIds
         manifest.recipe.get("ordered", True),
         load_file(several)["identifiers"] if several.is_file() else None,
     )
+
+
+def _reads(watched: WatchedItems, earlier: Path | None) -> list[str] | None:
+    """Tell what was read of the items, now and by an earlier version; None where that one does not say."""
+    before = read_manifest(earlier, TOKENIZER).recipe.get("reads") if earlier is not None else []
+    return None if before is None else sorted(watched.read.union(before))
 
 
 def _is_of(folder: Path, recipe: dict[str, Any], seed: int, content: str) -> bool:

@@ -173,7 +173,13 @@ def update_text_vectors(
         kind=KIND,
         version=version,
         inputs={"dim_items": hash_file(dim_items)},
-        recipe={"name": "text", "encoder": identity, "width": vectors.shape[1]},
+        recipe={
+            "name": "text",
+            "encoder": identity,
+            "width": vectors.shape[1],
+            # An encoder that Tessera tuned has seen which items are met together.
+            "sees_behaviour": is_complete(Path(encoder)),
+        },
         packages=package_versions("sentence-transformers", "transformers", "torch"),
         metrics={"rows": len(item_ids), "encoded": len(missing), "reused": len(set(hashes)) - len(missing)},
     )

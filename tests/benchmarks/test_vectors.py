@@ -1,36 +1,24 @@
 from __future__ import annotations
 
-import gzip
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import vectors
+from benchmarks.logs import Log
 from benchmarks.vectors import Asked, measure, read, transitions
 from ml.histories import Histories
 from ml.vectors.encoder import TuningParams
 
 
-def test_both_kinds_of_folder_are_read(tmp_path: Path) -> None:
-    def packed(name: str, text: str) -> None:
-        with gzip.open(tmp_path / name, "wt") as file:
-            file.write(text)
-
-    items = [
-        {"item_idx": 0, "title": "Soap", "brand": "Lush", "categories": "Beauty,Bath"},
-        {"item_idx": 1, "title": "Saw", "s3rec_attributes": ["Makita", "Tools"], "categories": [["Tools"]]},
-        {"item_idx": 2, "title": "Comb", "s3rec_attributes": ["Hair"], "categories": [["Hair"]]},
-    ]
-    packed("items.jsonl.gz", "".join(json.dumps(item) + "\n" for item in items))
-    packed("interactions.csv.gz", "user_id,asin,item_idx,pos,timestamp\nb,x,1,0,5\na,x,2,1,9\na,x,0,0,9\n")
-    histories, texts = read(tmp_path)
-    assert texts == ["Soap. Lush. Beauty, Bath", "Saw. Makita. Tools", "Comb. Hair"]
-    assert (histories.items.tolist(), histories.offsets.tolist()) == ([0, 2, 1], [0, 2, 3])
-    packed("sequences.jsonl.gz", '{"user": "0", "items": [2, 1]}\n{"user": "1", "items": [0]}\n')
-    histories, texts = read(tmp_path, users=1)
-    assert (histories.items.tolist(), texts) == ([1, 0], ["Saw. Makita. Tools", "Comb. Hair"])
+def test_few_users_bring_only_their_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log(["b", "a"], Histories.of([[3, 1], [2]]), [{"title": name} for name in ("w", "x", "y", "z")])
+    monkeypatch.setattr(vectors, "read_log", lambda folder: log)
+    histories, texts = read(Path("any"))
+    assert (histories.items.tolist(), texts) == ([3, 1, 2], ["w", "x", "y", "z"])
+    histories, texts = read(Path("any"), users=1)
+    assert (histories.items.tolist(), histories.offsets.tolist(), texts) == ([1, 0], [0, 2], ["x", "z"])
 
 
 def test_what_is_asked_was_not_learned_from() -> None:

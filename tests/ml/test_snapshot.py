@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ml.artifacts import ArtifactError, Manifest, write_manifest
-from ml.snapshot import drop_users, load_snapshot, write_snapshot
+from ml.snapshot import Snapshot, drop_users, load_snapshot, without_behaviour, write_snapshot
 
 START = datetime(2025, 3, 1, tzinfo=UTC)
 
@@ -84,6 +84,35 @@ def test_snapshot_comes_back(tmp_path: Path) -> None:
         ids, Manifest(kind="semantic_ids", version="v", recipe={"code_sizes": [16], "tokenizer": "t2"})
     )
     assert write_snapshot(marts, ids, vectors, tmp_path / "snapshots") != folder
+
+
+def test_text_vectors_stand_beside_the_fused(tmp_path: Path) -> None:
+    marts, ids, text = (
+        write_marts(tmp_path / "m"),
+        write_ids(tmp_path / "ids"),
+        write_vectors(tmp_path / "t"),
+    )
+    bare = load_snapshot(write_snapshot(marts, ids, None, tmp_path / "snapshots"))
+    assert bare.catalogue.text.shape == (3, 0)
+    assert without_behaviour(bare).codes.shape == (3, 0)
+
+    def cut() -> Snapshot:
+        return load_snapshot(write_snapshot(marts, ids, None, tmp_path / "snapshots", text))
+
+    # What says nothing of how it was made may have seen anything.
+    told = cut()
+    assert told.manifest.recipe["text"] == "t"
+    assert told.catalogue.text.tolist() == [[0, 0, 0], [4, 5, 6], [1, 2, 3]]
+    assert told.catalogue.vectors.shape == (3, 0)
+    assert without_behaviour(told).vectors.shape == (3, 0)
+    write_manifest(text, Manifest(kind="vectors", version="t", recipe={"sees_behaviour": False}))
+    free = without_behaviour(cut())
+    assert free.vectors.tolist() == told.catalogue.text.tolist()
+    assert (free.codes.shape, free.code_sizes, free.tokenizer) == ((3, 0), (), None)
+    for reads, levels in ((["text"], 2), (["fused"], 0), (["pairs", "text"], 0)):
+        recipe = {"code_sizes": [16], "tokenizer": "t1", "reads": reads}
+        write_manifest(ids, Manifest(kind="semantic_ids", version="v", recipe=recipe))
+        assert without_behaviour(cut()).codes.shape == (3, levels)
 
 
 def test_snapshot_is_named_by_its_content(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from ml.recommenders.sequential.parts import Facts, PartParams
+
+#: Rows of logits made at once: 128 x 12,000 items x 4 bytes is 6 MB.
+_CHUNK = 128
 
 
 class FullSoftmaxParams(PartParams):
@@ -65,7 +68,44 @@ class FullSoftmax:
 
     def __call__(self, states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
         """See `ml.recommenders.sequential.parts.Loss`."""
-        return cross_entropy(states @ table.T, targets)
+        if states.is_cuda:
+            return cross_entropy(states @ table.T, targets)
+        loss: Tensor = _ChunkedSoftmax.apply(states, table, targets)
+        return loss
+
+
+class _ChunkedSoftmax(torch.autograd.Function):
+    """Mean cross-entropy, some rows at a time, on a CPU.
+
+    All logits of a batch are tens of megabytes, which the allocator gives back and faults in anew several times a
+    step; those of some rows stay in the cache. The gradient follows from the same numbers as the loss, so it is made
+    at once. Under autocast the products are made in its type, the softmax in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+        low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else table.dtype
+        columns, total = table.to(low), states.new_zeros((), dtype=table.dtype)
+        by_state, by_table = torch.empty_like(states), torch.zeros_like(table)
+        with torch.autocast("cpu", enabled=False):
+            for start in range(0, len(states), _CHUNK):
+                rows = slice(start, start + _CHUNK)
+                some, own = states[rows].to(low), targets[rows, None]
+                logits = (some @ columns.T).to(table.dtype)
+                whole = logits.logsumexp(dim=1, keepdim=True)
+                total += (whole - logits.gather(1, own)).sum()
+                share = logits.sub_(whole).exp_()
+                share.scatter_add_(1, own, torch.full_like(own, -1, dtype=share.dtype))
+                share = share.to(low)
+                by_state[rows] = (share @ columns).to(states.dtype)
+                by_table += share.T @ some
+        ctx.save_for_backward(by_state.div_(max(len(states), 1)), by_table.div_(max(len(states), 1)))
+        return total / max(len(states), 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        by_state, by_table = ctx.saved_tensors
+        return by_state * grad, by_table * grad, None
 
 
 class SampledSoftmax:

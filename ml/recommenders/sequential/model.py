@@ -28,7 +28,12 @@ from ml.recommenders.base import (
 from ml.recommenders.batches import Plans, Sequences
 from ml.recommenders.sequential.auxiliary import DropoutContrastParams
 from ml.recommenders.sequential.blocks.attention import AttentionParams
+from ml.recommenders.sequential.blocks.filtered import FilteredAttentionParams
+from ml.recommenders.sequential.blocks.gated import GatedAttentionParams
+from ml.recommenders.sequential.blocks.hstu import HstuParams
 from ml.recommenders.sequential.blocks.multi_query import MultiQueryParams
+from ml.recommenders.sequential.blocks.recurrent import RecurrentParams
+from ml.recommenders.sequential.blocks.state_space import StateSpaceParams
 from ml.recommenders.sequential.cloze import ClozeParams
 from ml.recommenders.sequential.distillation import TransitionDistillationParams
 from ml.recommenders.sequential.intents import IntentContrastParams
@@ -47,7 +52,16 @@ _ROWS = 1024
 _SAMPLE_FOR_EMPTY = 1000
 
 ItemNetParams = Annotated[IdParams | IdAndVectorsParams, Field(discriminator="kind")]
-BlockParams = Annotated[AttentionParams | MultiQueryParams, Field(discriminator="kind")]
+BlockParams = Annotated[
+    AttentionParams
+    | FilteredAttentionParams
+    | GatedAttentionParams
+    | HstuParams
+    | MultiQueryParams
+    | RecurrentParams
+    | StateSpaceParams,
+    Field(discriminator="kind"),
+]
 LossParams = Annotated[FullSoftmaxParams | SampledSoftmaxParams | BinaryParams, Field(discriminator="kind")]
 ObjectiveParams = Annotated[NextItemParams | ClozeParams | ReasoningParams, Field(discriminator="kind")]
 AuxiliaryParams = Annotated[
@@ -89,6 +103,11 @@ class SequentialParams(TrainingParams):
     def _parts_fit(self) -> Self:
         for part in (self.items, self.block, self.loss, self.objective, *self.auxiliary):
             part.check(self.d)
+        if self.block.whole_window and not self.objective.whole_window:
+            raise ValueError(
+                f"block {self.block.kind!r} sees the whole window, and objective {self.objective.kind!r} as it is set "
+                "would let it see what it is asked for: predict from the last place alone (targets: last)"
+            )
         return self
 
     @model_validator(mode="after")

@@ -28,6 +28,11 @@ class NextItemParams(PartParams):
     kind: Literal["next_item"] = "next_item"
     targets: Literal["every", "last"] = "every"
 
+    @property
+    def whole_window(self) -> bool:
+        """See `PartParams.whole_window`."""
+        return self.targets == "last"
+
     def build(self, facts: Facts) -> NextItem:
         """Make the part."""
         return NextItem(self.targets == "every")

@@ -30,6 +30,11 @@ class PartParams(RecommenderParams):
     def check(self, d: int) -> None:
         """Raise a ValueError of one line where the part cannot be built in width ``d``."""
 
+    @property
+    def whole_window(self) -> bool:
+        """Whether a block's states see later items of a window, whatever the reading; whether an objective bears it."""
+        return False
+
 
 @dataclass(frozen=True)
 class Facts:

@@ -27,6 +27,7 @@ def training_snapshot() -> dg.MaterializeResult:
             current(settings.semantic_ids),
             current(settings.vectors / "fused"),
             settings.snapshots,
+            current(settings.vectors / "text"),
         )
         set_current(settings.snapshots, folder.name)
     manifest = read_manifest(folder)

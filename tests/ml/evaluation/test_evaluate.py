@@ -127,7 +127,7 @@ def test_a_list_may_be_short_where_the_catalogue_is() -> None:
 def test_targets_in_ties_are_counted() -> None:
     items = np.array([[0, 1, 2], [0, 1, 2], [0, 1, 2]], dtype=np.int32)
     scores = np.array([[3, 2, 2], [3, 3, 2], [3, 3, 2]], dtype=np.float32)
-    seen = evaluate(Fixed(items, scores), queries([[], [], []], [1, 2, 0]), Histories.of([[0]]), 9, k=3)
+    seen = evaluate(Fixed(items, scores), queries([[], [], []], [1, 2, 0]), Histories.of([[0]]), 3, k=3)
     assert seen.checks["tied_targets"] == 2
 
 

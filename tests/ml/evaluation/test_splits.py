@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.evaluation.splits import cutoffs, split, training_histories, training_mask
+from ml.evaluation.splits import cold_items, cutoffs, split, training_histories, training_mask
 from ml.histories import Histories
 
 timed_rows = st.lists(st.lists(st.integers(0, 12), max_size=7).map(sorted), max_size=6)
@@ -77,6 +77,49 @@ def test_training_mask_is_what_both_protocols_train_on(rows: list[list[int]]) ->
     assert train.users.tolist() == histories.users[training_mask(histories)].tolist()
 
 
+untimed_rows = st.lists(st.lists(st.integers(0, 45), max_size=9), min_size=1, max_size=30)
+
+
+@given(untimed_rows)
+def test_cold_items_equals_a_loop(rows: list[list[int]]) -> None:
+    histories = Histories.of(rows)
+    cold = set(cold_items(histories).tolist())
+    met = {item for row in rows for item in row}
+    assert len(cold) == round(0.05 * len(met))
+    assert cold <= met
+    parts = split(histories, "cold_items")
+
+    def warm(items: list[int]) -> list[int]:
+        return [item for item in items if item not in cold]
+
+    assert row_items(parts.train) == [warm(row[:-2] if len(row) >= 3 else row) for row in rows]
+    for queries, place, about_cold in ((parts.valid, -2, False), (parts.test, -1, True)):
+        expected = [
+            (user, warm(row[:place]), row[place])
+            for user, row in enumerate(rows)
+            if len(row) >= 3 and (row[place] in cold) == about_cold and warm(row[:place])
+        ]
+        got = zip(queries.users.tolist(), row_items(queries.histories), queries.targets.tolist(), strict=True)
+        assert list(got) == expected
+
+
+def test_the_same_items_are_cold_every_time() -> None:
+    histories = Histories.of([list(range(100)), [3, 4, 5]])
+    assert cold_items(histories).tolist() == cold_items(histories.rows(np.array([1, 0]))).tolist()
+    assert len(cold_items(histories)) == 5
+    assert len(split(Histories.of([]), "cold_items").test) == 0
+
+
+def test_equal_times_stay_in_the_order_of_the_log() -> None:
+    rows = [[5, 5, 5, 5], [1, 1, 2, 2], [7, 7, 7]]
+    parts = split(timed(rows), "leave_one_out")
+    assert parts.test.targets.tolist() == [3, 7, 10]
+    assert parts.valid.targets.tolist() == [2, 6, 9]
+    # The temporal cuts fall on 7: of a user's events at that time the first in the log is asked for.
+    late = split(timed([*rows, [1, 7, 7]]), "temporal")
+    assert late.test.targets.tolist() == [12]
+
+
 def test_event_at_a_cutoff_is_later() -> None:
     histories = timed([[0, 8], [1, 9], [2, 3, 4, 5, 6, 7]])
     assert cutoffs(histories) == (8, 9)
@@ -91,7 +134,9 @@ def test_full_keeps_everything_and_asks_nothing() -> None:
     parts = split(histories, "full")
     assert parts.train is histories
     assert (len(parts.valid), len(parts.test)) == (0, 0)
-    with pytest.raises(ValueError, match="unknown protocol 'both'; known: leave_one_out, temporal, full"):
+    with pytest.raises(
+        ValueError, match="unknown protocol 'both'; known: leave_one_out, temporal, cold_items, full"
+    ):
         split(histories, "both")  # type: ignore[arg-type]
 
 

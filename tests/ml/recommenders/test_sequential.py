@@ -121,6 +121,20 @@ def test_full_softmax_is_cross_entropy_by_hand() -> None:
     assert float(FullSoftmax()(states, table, targets)) == pytest.approx(expected / 3, rel=1e-5)
 
 
+def test_full_softmax_in_chunks_has_the_gradient_of_cross_entropy() -> None:
+    torch.manual_seed(0)
+    states = torch.randn(300, 4, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(9, (300,))
+    told = [FullSoftmax()(states, table, targets), cross_entropy(states @ table.T, targets)]
+    gradients = [torch.autograd.grad(3 * loss, (states, table)) for loss in told]
+    torch.testing.assert_close(*told)
+    torch.testing.assert_close(*gradients)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = FullSoftmax()(states.float(), table.float(), targets)
+    torch.testing.assert_close(low, told[0].float(), rtol=0.01, atol=0)
+
+
 @pytest.mark.parametrize("log_uniform", [True, False])
 def test_sampled_softmax_approaches_the_full_one(log_uniform: bool) -> None:
     torch.manual_seed(0)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from ml.tokenizers.lifecycle import (
     load_tokenizer,
     make_live,
 )
+from tests.ml.tokenizers.samples import sample_items
 
 _PARAMS = {"levels": 2, "code_size": 4}
 # A tokenizer that gives an item three IDs.
@@ -261,3 +263,32 @@ def test_one_identifier_is_told_once(tokenizer: Path, tmp_path: Path) -> None:
     folder = assign_semantic_ids(tokenizer, _items(_vectors()), None, tmp_path / "ids")
     assert load_semantic_ids(folder).identifiers is None
     assert not (folder / "identifiers.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "reads"),
+    [
+        ("residual_kmeans", {"input": "text", "levels": 2, "code_size": 4}, ["text"]),
+        ("residual_kmeans", {"levels": 2, "code_size": 4}, ["fused"]),
+        ("sequential_index", {}, ["first_seen"]),
+        ("category_index", {}, []),
+        (
+            "rqvae",
+            {"input": "text", "levels": 2, "code_size": 4, "epochs": 1, "alignment": 0.1},
+            ["behaviour", "text"],
+        ),
+        (
+            "rqvae",
+            {"input": "text", "levels": 2, "code_size": 4, "epochs": 1, "cooccurrence": 0.1},
+            ["pairs", "text"],
+        ),
+    ],
+)
+def test_codes_tell_what_they_were_made_from(
+    kind: str, params: dict[str, Any], reads: list[str], tmp_path: Path
+) -> None:
+    items = sample_items()
+    fitted = fit_tokenizer(items, kind, params, 0, {}, tmp_path / "tokenizers")
+    assert read_manifest(fitted).recipe["reads"] == reads
+    ids = assign_semantic_ids(fitted, items, None, tmp_path / "ids")
+    assert read_manifest(ids).recipe["reads"] == reads
