@@ -27,6 +27,11 @@ class PartParams(RecommenderParams):
     #: Of an auxiliary loss: whether it reads states of the batch, rather than the table of items alone.
     reads_sequences: ClassVar[bool] = True
 
+    @property
+    def more_places(self) -> int:
+        """Places that an objective appends to a window of ``max_length``, for which blocks are built."""
+        return 0
+
     def check(self, d: int) -> None:
         """Raise a ValueError of one line where the part cannot be built in width ``d``."""
 

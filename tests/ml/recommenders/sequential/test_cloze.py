@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from ml.histories import Histories
 from ml.recommenders.batches import Plans, Sequences
 from ml.recommenders.sequential.auxiliary import DropoutContrastParams
+from ml.recommenders.sequential.blocks.filtered import FilteredAttentionParams
 from ml.recommenders.sequential.cloze import Cloze, ClozeParams, extended, latest
 from ml.recommenders.sequential.distillation import TransitionDistillationParams
 from ml.recommenders.sequential.model import SequentialParams
@@ -125,6 +126,15 @@ def test_latest_and_extended_keep_times_and_types() -> None:
     assert longer.times.tolist() == [[1, 2, 2], [0, 0, 0]]
     assert longer.types.tolist() == [[6, 7, 7], [8, 8, 0]]
     assert longer.lengths.tolist() == [3, 2]
+
+
+@pytest.mark.parametrize("objective", ["cloze", "reasoning"])
+def test_blocks_that_see_the_whole_window_are_borne(objective: str) -> None:
+    """Neither objective has a target among what is read, so nothing can leak."""
+    block = FilteredAttentionParams(causal=False)
+    SequentialParams.model_validate({"block": block, "objective": {"kind": objective}})
+    with pytest.raises(ValueError, match="sees the whole window"):
+        SequentialParams(block=block)
 
 
 def test_what_does_not_fit_is_refused() -> None:

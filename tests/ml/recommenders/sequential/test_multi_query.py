@@ -62,7 +62,8 @@ def test_blocks_do_not_look_ahead_nor_at_padding() -> None:
 def test_the_mix_is_of_short_and_long_queries() -> None:
     torch.manual_seed(0)
     block = MultiQuery(d=4, heads=1, hidden=4, dropout=0.0, window=2, short=0.25).eval()
-    x, read = torch.randn(2, 3, 4), Reading(*[torch.ones(2, 3, dtype=torch.bool)] * 3, causal=True)
+    x, real = torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.bool)
+    read = Reading(real, real.long(), real.long(), True)
     expected = 0.25 * block.short(x, read) + 0.75 * block.long(x, read)
     torch.testing.assert_close(block(x, read), expected)
     assert isinstance(block.short.query, nn.Linear)

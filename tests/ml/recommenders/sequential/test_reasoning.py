@@ -68,7 +68,7 @@ def test_a_thought_stands_behind_its_sequence() -> None:
         torch.testing.assert_close(longer[row, :n], x[row, :n])
         torch.testing.assert_close(longer[row, n], thought[row])
         assert now.real[row].tolist() == [True] * (n + 1) + [False] * (3 - n)
-        assert now.places[row, : n + 1].tolist() == [*range(5 - n, 5), 4]
+        assert now.places[row, : n + 1].tolist() == [*range(5 - n, 6)]
         assert now.times[row, : n + 1].tolist() == [*range(n), n - 1]
 
 
@@ -131,3 +131,34 @@ def test_noise_disturbs_training_alone() -> None:
     assert len(losses) == 3
     first, second = (network.query(batch(), network.item_net()) for _ in range(2))
     torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize(
+    "block",
+    ["attention", "filtered_attention", "gated_attention", "hstu", "multi_query", "recurrent", "state_space"],
+)
+def test_every_block_thinks(block: str) -> None:
+    """A sequence of full length grows by its thoughts; what others of the batch hold does not reach it."""
+    torch.manual_seed(0)
+    catalogue = Catalogue([""] * 10, [], [], np.zeros((10, 0), np.float32), np.zeros((10, 0), np.int32), ())
+    params = {
+        "d": 8,
+        "max_length": 5,
+        "dropout": 0.0,
+        "block": {"kind": block},
+        "objective": {"kind": "reasoning"},
+    }
+    network = SequentialParams.model_validate(params).build(
+        Facts(catalogue, torch.ones(10, dtype=torch.int64), 8, 5, 0.0)
+    )
+    network.eval()
+    table, rows = network.item_net(), [[1, 2, 3, 4, 5], [6, 7]]
+    together = network.query(batch(rows), table)
+    for row, state in zip(rows, together, strict=True):
+        torch.testing.assert_close(network.query(batch([row]), table)[0], state)
+    objective = network.objective
+    assert isinstance(objective, Reasoning)
+    x, reading = objective.opening(network, batch(rows), table)
+    start = network.encode(x, reading)[torch.arange(2), torch.tensor([4, 1])]
+    thoughts = objective.thoughts(network, x, reading, start, torch.tensor([5, 2]))
+    assert (thoughts[:, 1:] - thoughts[:, :-1]).abs().amax(dim=2).min() > 1e-3
