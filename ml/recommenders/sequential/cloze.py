@@ -32,6 +32,11 @@ class ClozeParams(PartParams):
     masked: float = Field(default=0.2, gt=0, lt=1)
     last_only: float = Field(default=0.1, ge=0, le=1)
 
+    @property
+    def whole_window(self) -> bool:
+        """See `PartParams.whole_window`: hidden items are not in what is read."""
+        return True
+
     def build(self, facts: Facts) -> Cloze:
         """Make the part."""
         return Cloze(facts.d, self.masked, self.last_only)

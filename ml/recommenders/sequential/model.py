@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -138,10 +139,11 @@ class SequentialParams(TrainingParams):
 
     def build(self, facts: Facts) -> Network:
         """Make the untrained network."""
+        longer = replace(facts, max_length=facts.max_length + self.objective.more_places)
         return Network(
             facts,
             self.items.build(facts),
-            [self.block.build(facts) for _ in range(self.blocks)],
+            [self.block.build(longer) for _ in range(self.blocks)],
             self.loss.build(facts),
             self.objective.build(facts),
             [part.build(facts) for part in self.auxiliary],

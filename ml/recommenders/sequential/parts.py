@@ -29,6 +29,11 @@ class PartParams(RecommenderParams):
     #: Kinds of item nets that the part is for; none where it is for all.
     needs: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def more_places(self) -> int:
+        """Places that an objective appends to a window of ``max_length``, for which blocks are built."""
+        return 0
+
     def check(self, d: int) -> None:
         """Raise a ValueError of one line where the part cannot be built in width ``d``."""
 

@@ -49,6 +49,16 @@ class ReasoningParams(PartParams):
     contrast_temperature: float = Field(default=0.1, gt=0)
     noise: float = Field(default=0.01, ge=0)
 
+    @property
+    def more_places(self) -> int:
+        """See `PartParams.more_places`: one for each step."""
+        return self.steps
+
+    @property
+    def whole_window(self) -> bool:
+        """See `PartParams.whole_window`: a window is read for its end alone."""
+        return True
+
     def build(self, facts: Facts) -> Reasoning:
         """Make the part."""
         return Reasoning(facts.d, self)
@@ -157,9 +167,9 @@ class Reasoning(nn.Module):
 
 
 def appended(x: Tensor, reading: Reading, thought: Tensor, lengths: Tensor) -> tuple[Tensor, Reading]:
-    """Put a vector, float [n, d], behind each sequence of the given lengths, at the latest place and time."""
+    """Put a vector, float [n, d], behind each sequence of the given lengths, one place on, at the latest time."""
     end = torch.arange(x.shape[1] + 1, device=x.device) == lengths[:, None]
-    places = torch.where(end, last_state(reading.places, lengths)[:, None], pad(reading.places, (0, 1)))
+    places = torch.where(end, last_state(reading.places, lengths)[:, None] + 1, pad(reading.places, (0, 1)))
     times = torch.where(end, last_state(reading.times, lengths)[:, None], pad(reading.times, (0, 1)))
     longer = torch.where(end[..., None], thought[:, None], pad(x, (0, 0, 0, 1)))
     return longer, Reading(pad(reading.real, (0, 1)) | end, places, times, reading.causal)
