@@ -33,9 +33,7 @@ class GatedAttentionParams(PartParams):
 
     def build(self, facts: Facts) -> GatedAttention:
         """Make the part."""
-        return GatedAttention(
-            facts.d, self.heads, max(1, round(facts.d * self.feed_forward)), facts.dropout
-        )
+        return GatedAttention(facts.d, self.heads, max(1, round(facts.d * self.feed_forward)), facts.dropout)
 
 
 class GatedAttention(Attention):

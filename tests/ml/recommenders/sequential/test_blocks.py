@@ -110,7 +110,9 @@ def test_padding_does_not_matter(block: dict[str, Any], causal: bool) -> None:
 @pytest.mark.parametrize("block", (CAUSAL | WHOLE).values(), ids=CAUSAL | WHOLE)
 def test_every_parameter_is_trained(block: dict[str, Any]) -> None:
     made = network(block).train()
-    drawn = sequences([[1, 2, 3, 4, 5, 6], [4, 5, 0, 0, 0, 0]], [[1, 2, 3, 9, 40, 800], [7, 9, 0, 0, 0, 0]], [6, 2])
+    drawn = sequences(
+        [[1, 2, 3, 4, 5, 6], [4, 5, 0, 0, 0, 0]], [[1, 2, 3, 9, 40, 800], [7, 9, 0, 0, 0, 0]], [6, 2]
+    )
     targets = torch.tensor([[-1, -1, -1, -1, -1, 7], [-1, 6, -1, -1, -1, -1]])
     made((*drawn, targets))[0].backward()
     idle = [name for name, p in made.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -137,7 +139,9 @@ def by_fourier(x: Tensor, frequencies: int) -> Tensor:
 def test_low_pass_is_that_of_the_transform(length: int, frequencies: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(length, D)
-    torch.testing.assert_close(low_pass(length, frequencies) @ x, by_fourier(x, frequencies), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        low_pass(length, frequencies) @ x, by_fourier(x, frequencies), atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -154,12 +158,16 @@ def test_filter_twin(causal: bool) -> None:
             slow = by_fourier(window, 2)
             expected = slow + block.root_beta.square() * (window - slow)
             places = slice(end - 1, end) if causal else slice(0, n)
-            torch.testing.assert_close(found[row, places], expected[LENGTH - end :][places], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                found[row, places], expected[LENGTH - end :][places], atol=1e-5, rtol=1e-4
+            )
 
 
 def test_alpha_mixes_filter_and_attention() -> None:
     torch.manual_seed(0)
-    blocks = [FilteredAttention(D, 1, 16, 0.0, alpha, low_pass(LENGTH, 2)).eval() for alpha in (0.0, 0.25, 1.0)]
+    blocks = [
+        FilteredAttention(D, 1, 16, 0.0, alpha, low_pass(LENGTH, 2)).eval() for alpha in (0.0, 0.25, 1.0)
+    ]
     for block in blocks[1:]:
         block.load_state_dict(blocks[0].state_dict())
         block.feed, block.norm_feed = torch.nn.Identity(), torch.nn.Identity()
@@ -226,9 +234,13 @@ def test_scan_is_the_recurrence() -> None:
     memory = torch.zeros(n, heads, width, state)
     expected = []
     for i in range(length):
-        memory = decay[:, i].exp()[:, :, None, None] * memory + torch.einsum("nhp,ns->nhps", u[:, i], write[:, i])
+        memory = decay[:, i].exp()[:, :, None, None] * memory + torch.einsum(
+            "nhp,ns->nhps", u[:, i], write[:, i]
+        )
         expected.append(torch.einsum("nhps,ns->nhp", memory, read[:, i]))
-    torch.testing.assert_close(scan(u, decay, write, read), torch.stack(expected, dim=1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        scan(u, decay, write, read), torch.stack(expected, dim=1), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_selective_scan_twin() -> None:
