@@ -10,7 +10,7 @@ BIN := .venv/bin
 export TESSERA_HOME ?= $(CURDIR)/.tessera
 
 .DEFAULT_GOAL := help
-.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers leaderboard lint format lock clean
+.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers leaderboard queue lint format lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -69,6 +69,9 @@ bench-tokenizers: .venv/.installed ## Score every tokenizer on real items: make 
 
 leaderboard: .venv/.installed ## Print a dataset's leaderboard from the committed runs, and write its page: make leaderboard DATASET=amazon-beauty-2014
 	@$(BIN)/python -m benchmarks.leaderboard show $(DATASET)
+
+queue: .venv/.installed ## Do the full-size runs that wait for a GPU
+	@$(BIN)/python -m benchmarks.run_queue
 
 lint: .venv/.installed ## Check style and types
 	$(BIN)/ruff check .

@@ -110,6 +110,7 @@ def train_network(
     ----------
     network
         Called with a batch, it returns the mean loss of the batch's targets and their number (a scalar tensor each).
+        Where it has a method ``begin_epoch(rng)``, that is called before the batches of every epoch are drawn.
     batches
         One epoch of batches, in an order drawn from the generator; the same in every process.
     steps
@@ -235,6 +236,9 @@ class _Run:
         progress, params = self.progress, self.params
         rng = np.random.default_rng([self.seed, progress.epoch])
         torch.manual_seed(int(rng.integers(2**63)))
+        begin = getattr(self.network, "begin_epoch", None)
+        if begin is not None:
+            begin(rng)
         self.network.train()
         total, targets, told = 0.0, 0, time.monotonic()
         for step, batch in enumerate(batches(rng)):

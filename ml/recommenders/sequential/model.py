@@ -31,13 +31,18 @@ from ml.recommenders.sequential.blocks.attention import AttentionParams
 from ml.recommenders.sequential.blocks.filtered import FilteredAttentionParams
 from ml.recommenders.sequential.blocks.gated import GatedAttentionParams
 from ml.recommenders.sequential.blocks.hstu import HstuParams
+from ml.recommenders.sequential.blocks.multi_query import MultiQueryParams
 from ml.recommenders.sequential.blocks.recurrent import RecurrentParams
 from ml.recommenders.sequential.blocks.state_space import StateSpaceParams
+from ml.recommenders.sequential.cloze import ClozeParams
+from ml.recommenders.sequential.distillation import TransitionDistillationParams
+from ml.recommenders.sequential.intents import IntentContrastParams
 from ml.recommenders.sequential.item_nets import IdAndVectorsParams, IdParams
 from ml.recommenders.sequential.losses import BinaryParams, FullSoftmaxParams, SampledSoftmaxParams
 from ml.recommenders.sequential.network import Network
 from ml.recommenders.sequential.objectives import NextItemParams
 from ml.recommenders.sequential.parts import Facts
+from ml.recommenders.sequential.reasoning import ReasoningParams
 from ml.recommenders.training import TrainingParams, train_network, validation_score
 
 if TYPE_CHECKING:
@@ -52,13 +57,16 @@ BlockParams = Annotated[
     | FilteredAttentionParams
     | GatedAttentionParams
     | HstuParams
+    | MultiQueryParams
     | RecurrentParams
     | StateSpaceParams,
     Field(discriminator="kind"),
 ]
 LossParams = Annotated[FullSoftmaxParams | SampledSoftmaxParams | BinaryParams, Field(discriminator="kind")]
-ObjectiveParams = NextItemParams
-AuxiliaryParams = DropoutContrastParams
+ObjectiveParams = Annotated[NextItemParams | ClozeParams | ReasoningParams, Field(discriminator="kind")]
+AuxiliaryParams = Annotated[
+    DropoutContrastParams | IntentContrastParams | TransitionDistillationParams, Field(discriminator="kind")
+]
 
 
 class SequentialParams(TrainingParams):
@@ -102,6 +110,18 @@ class SequentialParams(TrainingParams):
             )
         return self
 
+    @model_validator(mode="after")
+    def _objective_fits(self) -> Self:
+        if self.objective.kind == "cloze":
+            if self.max_length < 2:
+                raise ValueError("max_length must be 2 or more: the mask of a cloze takes a place")
+            for part in self.auxiliary:
+                if part.reads_sequences:
+                    raise ValueError(
+                        f"auxiliary {part.kind} needs states that saw no mask: not those of a cloze"
+                    )
+        return self
+
     def build(self, facts: Facts) -> Network:
         """Make the untrained network."""
         return Network(
@@ -141,7 +161,7 @@ class Sequential:
         params = self.params
         counts = torch.from_numpy(item_counts(split.train, len(catalogue)))
         with reproducible(seed):
-            network = self.network = params.build(self._facts(catalogue, counts))
+            network = self.network = params.build(self._facts(catalogue, counts, split.train))
             plans = Plans(network.objective.windows(split.train, params.max_length), params.batch_tokens)
             if not len(plans):
                 raise ValueError("no training history has two events: nothing to learn a sequence from")
@@ -206,9 +226,9 @@ class Sequential:
         made._freeze()
         return made
 
-    def _facts(self, catalogue: Catalogue, counts: Tensor) -> Facts:
+    def _facts(self, catalogue: Catalogue, counts: Tensor, train: Histories | None = None) -> Facts:
         params = self.params
-        return Facts(catalogue, counts, params.d, params.max_length, params.dropout)
+        return Facts(catalogue, counts, params.d, params.max_length, params.dropout, train)
 
     def _fitted(self) -> Network:
         if self.network is None:

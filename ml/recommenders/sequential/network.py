@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -60,9 +61,15 @@ class Network(nn.Module):
     def read(self, vectors: Tensor, sequences: Sequences) -> Tensor:
         """Encode sequences whose items have the given vectors, float [n, length, d], to states of that shape."""
         reading = Reading.of(sequences, self.max_length, self.objective.causal)
+        return self.encode(self.placed(vectors, reading), reading)
+
+    def placed(self, vectors: Tensor, reading: Reading) -> Tensor:
+        """Scale item vectors, float [n, length, d], and add what their places mean."""
         x = vectors * math.sqrt(self.d)
-        if self.position is not None:
-            x = x + self.position[reading.places]
+        return x if self.position is None else x + self.position[reading.places]
+
+    def encode(self, x: Tensor, reading: Reading) -> Tensor:
+        """Run placed vectors, float [n, length, d], through the blocks."""
         x = self.drop(x)
         for block in self.blocks:
             x = block(x, reading)
@@ -79,6 +86,13 @@ class Network(nn.Module):
         if self.temperature is None:
             return states, table
         return normalize(states, dim=-1) / self.temperature, normalize(table, dim=-1)
+
+    def begin_epoch(self, rng: np.random.Generator) -> None:
+        """Tell the parts that ask for it that an epoch of training begins."""
+        for part in self.auxiliary:
+            begin = getattr(part, "begin_epoch", None)
+            if begin is not None:
+                begin(self, rng)
 
     def forward(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return the mean loss of a batch (`ml.recommenders.batches.Plans`) and its number of targets."""

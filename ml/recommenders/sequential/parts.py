@@ -6,7 +6,7 @@ A recipe names one part for each role. Its parameters are a pydantic model with 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 class PartParams(RecommenderParams):
     """Base of the parameters of a part; ``kind`` tells the parts of a role apart."""
+
+    #: Of an auxiliary loss: whether it reads states of the batch, rather than the table of items alone.
+    reads_sequences: ClassVar[bool] = True
 
     def check(self, d: int) -> None:
         """Raise a ValueError of one line where the part cannot be built in width ``d``."""
@@ -45,6 +48,8 @@ class Facts:
         int64 [n_items], training events of each item.
     d, max_length, dropout
         Width, latest history items that are read, and dropout of the whole network.
+    train
+        Training histories; None where a trained network is built again, which needs nothing that only training reads.
     """
 
     catalogue: Catalogue
@@ -52,6 +57,7 @@ class Facts:
     d: int
     max_length: int
     dropout: float
+    train: Histories | None = None
 
     @property
     def n_items(self) -> int:
@@ -155,7 +161,11 @@ class Objective(Protocol):
 
 
 class Auxiliary(Protocol):
-    """A loss beside the objective's."""
+    """A loss beside the objective's.
+
+    One that has a method ``begin_epoch(network, rng)`` is told when an epoch of training begins. What it keeps of
+    that follows from the weights and the generator alone, and is not saved.
+    """
 
     def __call__(
         self, network: Network, sequences: Sequences, targets: Tensor, states: Tensor, table: Tensor
