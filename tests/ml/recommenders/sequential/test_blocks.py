@@ -50,7 +50,7 @@ def network(block: dict[str, Any]) -> Network:
     """Make a network whose weights are large enough for any difference to show."""
     torch.manual_seed(0)
     params = SequentialParams.model_validate(
-        {"d": D, "max_length": LENGTH, "block": block, "objective": {"targets": "last"}}
+        {"d": D, "max_length": LENGTH, "block": block, "objective": {"kind": "next_item", "targets": "last"}}
     )
     made = params.build(facts()).eval()
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_what_sees_the_whole_window_is_refused_where_every_place_is_trained(bloc
     before = made.states(sequences([[1, 2, 3, 4, 5]], [[0] * 5], [5]), table)
     after = made.states(sequences([[1, 2, 8, 4, 5]], [[0] * 5], [5]), table)
     assert not torch.allclose(after[:, 0], before[:, 0], atol=1e-3)
-    for objective in ({}, {"targets": "every"}):
+    for objective in ({"kind": "next_item"}, {"kind": "next_item", "targets": "every"}):
         with pytest.raises(ValueError, match="sees the whole window"):
             SequentialParams.model_validate({"block": block, "objective": objective})
 
@@ -170,8 +170,9 @@ def test_alpha_mixes_filter_and_attention() -> None:
     ]
     for block in blocks[1:]:
         block.load_state_dict(blocks[0].state_dict())
-        block.feed, block.norm_feed = torch.nn.Identity(), torch.nn.Identity()
-    blocks[0].feed, blocks[0].norm_feed = torch.nn.Identity(), torch.nn.Identity()
+    for block in blocks:
+        for name in ("feed", "norm_feed"):
+            setattr(block, name, torch.nn.Identity())
     x = torch.randn(2, 5, D)
     # What follows the mixture doubles it.
     attended, mixed, filtered = (block(x, reading(2, 5)) / 2 for block in blocks)
@@ -184,6 +185,7 @@ def test_hstu_twin(causal: bool) -> None:
     """Attention place by place and head by head, as the paper's equations 1 to 3 write it."""
     torch.manual_seed(0)
     block: Hstu = HstuParams().build(facts()).eval()
+    assert block.by_time is not None
     with torch.no_grad():
         block.by_place.normal_()
         block.by_time.normal_()
