@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ml.tokenizers.kmeans import nearest
 from torch.nn.functional import normalize
 
 from ml.evaluation.splits import split
@@ -21,7 +22,6 @@ from ml.recommenders.sequential.objectives import NextItemParams
 from ml.recommenders.sequential.parts import Facts
 from ml.recommenders.training import train_network
 from ml.snapshot import Catalogue
-from ml.tokenizers.kmeans import nearest
 
 TRAIN = Histories.of([[0, 1, 2], [3, 2], [2, 4, 1], [5]])
 
