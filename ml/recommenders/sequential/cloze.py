@@ -14,6 +14,7 @@ from ml.recommenders.sequential.objectives import last_state
 from ml.recommenders.sequential.parts import Facts, PartParams
 
 if TYPE_CHECKING:
+    from ml.recommenders.sequential.model import SequentialParams
     from ml.recommenders.sequential.network import Network
 
 
@@ -36,6 +37,14 @@ class ClozeParams(PartParams):
     def whole_window(self) -> bool:
         """See `PartParams.whole_window`: hidden items are not in what is read."""
         return True
+
+    def check(self, whole: SequentialParams) -> None:
+        """See `PartParams.check`: the mask takes a place, and its states are for nothing else."""
+        if whole.max_length < 2:
+            raise ValueError("max_length must be 2 or more: the mask of a cloze takes a place")
+        for part in whole.auxiliary:
+            if part.reads_sequences:
+                raise ValueError(f"auxiliary {part.kind} needs states that saw no mask: not those of a cloze")
 
     def build(self, facts: Facts) -> Cloze:
         """Make the part."""

@@ -115,7 +115,7 @@ class SequentialParams(TrainingParams):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         for part in (self.items, self.block, self.loss, self.objective, *self.auxiliary):
-            part.check(self.d)
+            part.check(self)
             if part.needs and self.items.kind not in part.needs:
                 raise ValueError(f"{part.kind} is for items of kind {' or '.join(part.needs)}")
         if self.block.whole_window and not self.objective.whole_window:
@@ -123,18 +123,6 @@ class SequentialParams(TrainingParams):
                 f"block {self.block.kind!r} sees the whole window, and objective {self.objective.kind!r} as it is set "
                 "would let it see what it is asked for: predict from the last place alone (targets: last)"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _objective_fits(self) -> Self:
-        if self.objective.kind == "cloze":
-            if self.max_length < 2:
-                raise ValueError("max_length must be 2 or more: the mask of a cloze takes a place")
-            for part in self.auxiliary:
-                if part.reads_sequences:
-                    raise ValueError(
-                        f"auxiliary {part.kind} needs states that saw no mask: not those of a cloze"
-                    )
         return self
 
     def build(self, facts: Facts) -> Network:

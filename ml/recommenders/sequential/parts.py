@@ -17,6 +17,7 @@ from ml.recommenders.batches import Sequences, Windows
 
 if TYPE_CHECKING:
     from ml.histories import Histories
+    from ml.recommenders.sequential.model import SequentialParams
     from ml.recommenders.sequential.network import Network
     from ml.snapshot import Catalogue
 
@@ -34,13 +35,19 @@ class PartParams(RecommenderParams):
         """Places that an objective appends to a window of ``max_length``, for which blocks are built."""
         return 0
 
-    def check(self, d: int) -> None:
-        """Raise a ValueError of one line where the part cannot be built in width ``d``."""
+    def check(self, whole: SequentialParams) -> None:
+        """Raise a ValueError of one line where the part does not go with the other parameters."""
 
     @property
     def whole_window(self) -> bool:
         """Whether a block's states see later items of a window, whatever the reading; whether an objective bears it."""
         return False
+
+
+def heads_divide(heads: int, width: int) -> None:
+    """Raise a ValueError where the heads do not share the width evenly."""
+    if width % heads:
+        raise ValueError(f"heads ({heads}) must divide d ({width})")
 
 
 @dataclass(frozen=True)

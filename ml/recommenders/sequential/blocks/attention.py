@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from ml.recommenders.sequential.parts import Facts, PartParams, Reading
+from ml.recommenders.sequential.parts import Facts, PartParams, Reading, heads_divide
+
+if TYPE_CHECKING:
+    from ml.recommenders.sequential.model import SequentialParams
 
 
 class AttentionParams(PartParams):
@@ -29,10 +32,9 @@ class AttentionParams(PartParams):
     feed_forward: float = Field(default=1.0, gt=0)
     pre_norm: bool = True
 
-    def check(self, d: int) -> None:
+    def check(self, whole: SequentialParams) -> None:
         """See `PartParams.check`: heads divide d."""
-        if d % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide d ({d})")
+        heads_divide(self.heads, whole.d)
 
     def build(self, facts: Facts) -> Attention:
         """Make the part."""

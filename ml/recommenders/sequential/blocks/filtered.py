@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from ml.recommenders.sequential.blocks.attention import Attention
-from ml.recommenders.sequential.parts import Facts, PartParams, Reading
+from ml.recommenders.sequential.parts import Facts, PartParams, Reading, heads_divide
+
+if TYPE_CHECKING:
+    from ml.recommenders.sequential.model import SequentialParams
 
 
 class FilteredAttentionParams(PartParams):
@@ -43,10 +46,9 @@ class FilteredAttentionParams(PartParams):
         """See `PartParams.whole_window`."""
         return not self.causal
 
-    def check(self, d: int) -> None:
+    def check(self, whole: SequentialParams) -> None:
         """See `PartParams.check`: heads divide d."""
-        if d % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide d ({d})")
+        heads_divide(self.heads, whole.d)
 
     def build(self, facts: Facts) -> FilteredAttention:
         """Make the part."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from ml.recommenders.sequential.blocks.attention import Attention
-from ml.recommenders.sequential.parts import Facts, PartParams, Reading
+from ml.recommenders.sequential.parts import Facts, PartParams, Reading, heads_divide
+
+if TYPE_CHECKING:
+    from ml.recommenders.sequential.model import SequentialParams
 
 
 class GatedAttentionParams(PartParams):
@@ -26,10 +29,9 @@ class GatedAttentionParams(PartParams):
     heads: int = Field(default=1, ge=1)
     feed_forward: float = Field(default=4.0, gt=0)
 
-    def check(self, d: int) -> None:
+    def check(self, whole: SequentialParams) -> None:
         """See `PartParams.check`: heads divide d."""
-        if d % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide d ({d})")
+        heads_divide(self.heads, whole.d)
 
     def build(self, facts: Facts) -> GatedAttention:
         """Make the part."""

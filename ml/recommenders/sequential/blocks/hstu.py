@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import embedding, silu
 
-from ml.recommenders.sequential.parts import Facts, PartParams, Reading
+from ml.recommenders.sequential.parts import Facts, PartParams, Reading, heads_divide
+
+if TYPE_CHECKING:
+    from ml.recommenders.sequential.model import SequentialParams
 
 #: Buckets of the time between two events; they grow by a factor of e^0.301, so that the last begins at 34 years.
 _BUCKETS, _LOG_STEP = 70, 0.301
@@ -33,10 +36,9 @@ class HstuParams(PartParams):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     times: bool = True
 
-    def check(self, d: int) -> None:
+    def check(self, whole: SequentialParams) -> None:
         """See `PartParams.check`: heads divide d."""
-        if d % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide d ({d})")
+        heads_divide(self.heads, whole.d)
 
     def build(self, facts: Facts) -> Hstu:
         """Make the part."""

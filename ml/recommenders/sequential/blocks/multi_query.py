@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from ml.recommenders.sequential.parts import Facts, PartParams, Reading
+from ml.recommenders.sequential.parts import Facts, PartParams, Reading, heads_divide
+
+if TYPE_CHECKING:
+    from ml.recommenders.sequential.model import SequentialParams
 
 
 class MultiQueryParams(PartParams):
@@ -33,10 +36,9 @@ class MultiQueryParams(PartParams):
     window: int = Field(default=3, ge=1)
     short: float = Field(default=0.5, ge=0, le=1)
 
-    def check(self, d: int) -> None:
+    def check(self, whole: SequentialParams) -> None:
         """See `PartParams.check`: heads divide d."""
-        if d % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide d ({d})")
+        heads_divide(self.heads, whole.d)
 
     def build(self, facts: Facts) -> MultiQuery:
         """Make the part."""

@@ -7,14 +7,17 @@ into a masked matrix product: for sequences of some hundred places that is the f
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu, softplus
 
-from ml.recommenders.sequential.parts import Facts, PartParams, Reading
+from ml.recommenders.sequential.parts import Facts, PartParams, Reading, heads_divide
+
+if TYPE_CHECKING:
+    from ml.recommenders.sequential.model import SequentialParams
 
 
 class StateSpaceParams(PartParams):
@@ -49,10 +52,9 @@ class StateSpaceParams(PartParams):
         """See `PartParams.whole_window`."""
         return self.kept is not None
 
-    def check(self, d: int) -> None:
+    def check(self, whole: SequentialParams) -> None:
         """See `PartParams.check`: heads divide the inner width."""
-        if d * self.expand % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide expand * d ({d * self.expand})")
+        heads_divide(self.heads, whole.d * self.expand)
 
     def build(self, facts: Facts) -> StateSpace:
         """Make the part."""

@@ -14,9 +14,10 @@ from ml.recommenders.batches import Sequences
 from ml.recommenders.sequential.auxiliary import info_nce
 from ml.recommenders.sequential.item_nets.features import VectorMap, VectorMapParams, category_paths
 from ml.recommenders.sequential.objectives import last_state
-from ml.recommenders.sequential.parts import Facts, PartParams
+from ml.recommenders.sequential.parts import Facts, PartParams, heads_divide
 
 if TYPE_CHECKING:
+    from ml.recommenders.sequential.model import SequentialParams
     from ml.recommenders.sequential.network import Network
 
 
@@ -41,10 +42,9 @@ class CodeGuidedParams(PartParams):
     heads: int = Field(default=2, ge=1)
     hidden: int = Field(default=64, ge=1)
 
-    def check(self, d: int) -> None:
+    def check(self, whole: SequentialParams) -> None:
         """See `ml.recommenders.sequential.parts.PartParams.check`."""
-        if d % self.heads:
-            raise ValueError(f"d {d} is not a multiple of {self.heads} heads of the item net")
+        heads_divide(self.heads, whole.d)
 
     def build(self, facts: Facts) -> CodeGuided:
         """Make the part.

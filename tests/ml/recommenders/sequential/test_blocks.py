@@ -123,7 +123,7 @@ def test_every_parameter_is_trained(block: dict[str, Any]) -> None:
 def test_heads_that_do_not_divide_are_refused(kind: str) -> None:
     with pytest.raises(ValueError, match=r"heads \(3\) must divide d \(64\)"):
         SequentialParams.model_validate({"block": {"kind": kind, "heads": 3}})
-    with pytest.raises(ValueError, match=r"heads \(3\) must divide expand"):
+    with pytest.raises(ValueError, match=r"heads \(3\) must divide d"):
         SequentialParams.model_validate({"block": {"kind": "state_space", "heads": 3}})
 
 
