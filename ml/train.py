@@ -46,7 +46,7 @@ log = logging.getLogger("ml.train")
 MODEL_KIND = "model"
 TRAINING_KIND = "training"
 _PACKAGES = ("torch", "lightning", "numpy", "pyarrow", "safetensors", "pydantic")
-_SOURCES = ("train.py", "histories.py", "kmeans.py", "snapshot.py", "evaluation", "recommenders")
+_SOURCES = ("train.py", "histories.py", "snapshot.py", "evaluation", "recommenders")
 
 
 def train(

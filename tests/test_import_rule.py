@@ -27,7 +27,6 @@ TRAINING_PATH = (
     "train.py",
     "snapshot.py",
     "histories.py",
-    "kmeans.py",
     "artifacts.py",
     "evaluation",
     "recipes",

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ml.artifacts import ArtifactError
-from ml.kmeans import kmeans, nearest
 from ml.tokenizers.base import check_vectors
 from ml.tokenizers.items import ItemData
+from ml.tokenizers.kmeans import kmeans, nearest
 from ml.tokenizers.networks import Autoencoder
 from ml.tokenizers.quantizers import Quantised
 

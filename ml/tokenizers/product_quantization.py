@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ml.artifacts import ArtifactError
-from ml.kmeans import kmeans, nearest, subset
 from ml.tokenizers.base import CodebookParams, CodebookTokenizer, TokenizerParams
 from ml.tokenizers.items import ItemData
+from ml.tokenizers.kmeans import kmeans, nearest, subset
 
 
 class ProductQuantizationParams(CodebookParams):

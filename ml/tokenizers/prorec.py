@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from ml.kmeans import kmeans, nearest
 from ml.tokenizers.auxiliary import info_nce
 from ml.tokenizers.base import TokenizerParams
 from ml.tokenizers.domination import semantic_domination
 from ml.tokenizers.items import ItemData
+from ml.tokenizers.kmeans import kmeans, nearest
 from ml.tokenizers.networks import mlp
 from ml.tokenizers.paired import PairedNetwork, PairedTokenizer, Views
 from ml.tokenizers.paired_residual import (

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ml.kmeans import kmeans, nearest
+from ml.tokenizers.kmeans import kmeans, nearest
 from ml.tokenizers.sinkhorn import sinkhorn
 
 

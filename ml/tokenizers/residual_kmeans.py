@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from ml.kmeans import balanced_kmeans, kmeans, minibatch_kmeans, nearest, subset
 from ml.tokenizers.base import CodebookParams, CodebookTokenizer, TokenizerParams
 from ml.tokenizers.items import ItemData
+from ml.tokenizers.kmeans import balanced_kmeans, kmeans, minibatch_kmeans, nearest, subset
 
 _BLOCK = 1 << 16
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from ml.kmeans import kmeans, nearest
 from ml.tokenizers.base import TokenizerParams
 from ml.tokenizers.items import ItemData
+from ml.tokenizers.kmeans import kmeans, nearest
 from ml.tokenizers.networks import mlp
 from ml.tokenizers.paired import PairedNetwork, PairedParams, PairedTokenizer, Views
 from ml.tokenizers.paired_residual import masked_mse

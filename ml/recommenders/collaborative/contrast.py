@@ -15,10 +15,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from ml.recommenders.clusters import spherical_kmeans
 from ml.recommenders.sequential.auxiliary import info_nce
 from ml.recommenders.sequential.parts import PartParams
-
-_LLOYD_STEPS = 10
 
 
 class Graph(Protocol):
@@ -200,31 +199,3 @@ class Neighbours:
 def _nodes(graph: Graph, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distinct users and items of a batch as nodes."""
     return users.unique(), items.unique() + graph.n_users
-
-
-def spherical_kmeans(x: Tensor, n_centres: int) -> tuple[Tensor, Tensor]:
-    """Cluster vectors by cosine.
-
-    Parameters
-    ----------
-    x
-        float [n, d].
-    n_centres
-        Clusters; n where there are fewer vectors.
-
-    Returns
-    -------
-    Centres float [k, d] of length 1, and the cluster of each vector, int64 [n].
-    """
-    x = normalize(x, dim=1)
-    n_centres = min(n_centres, len(x))
-    centres = x[torch.randperm(len(x), device="cpu")[:n_centres].to(x.device)]
-    for _ in range(_LLOYD_STEPS):
-        cluster = _nearest(x, centres)
-        # A centre without vectors becomes zero and wins none again.
-        centres = normalize(torch.zeros_like(centres).index_add_(0, cluster, x), dim=1)
-    return centres, _nearest(x, centres)
-
-
-def _nearest(x: Tensor, centres: Tensor) -> Tensor:
-    return torch.cat([(part @ centres.T).argmax(dim=1) for part in x.split(4096)])

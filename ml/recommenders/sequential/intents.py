@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from ml.histories import Histories
-from ml.kmeans import kmeans, nearest
 from ml.recommenders.batches import Sequences, sliding
+from ml.recommenders.clusters import nearest_centres, spherical_kmeans
 from ml.recommenders.sequential.objectives import last_state
 from ml.recommenders.sequential.parts import Facts, PartParams
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ml.recommenders.sequential.network import Network
 
 _ROWS = 1024
-_ITERATIONS = 10
 
 
 class IntentContrastParams(PartParams):
@@ -99,13 +98,11 @@ class IntentContrast(nn.Module):
             return
         network.eval()
         table, device = network.item_net(), self.prototypes.device
-        states = np.empty((len(self.cut.starts), self.prototypes.shape[1]), np.float32)
+        states = torch.empty(len(self.cut.starts), self.prototypes.shape[1], device=device)
         for rows in np.split(by_length := np.argsort(self.cut.lengths), range(_ROWS, len(by_length), _ROWS)):
             read = self.windows(rows, device)
-            states[rows] = normalize(network.objective.ask(network, read, table), dim=1).cpu().numpy()
-        self.prototypes.copy_(
-            torch.from_numpy(kmeans(states, len(self.prototypes), rng, iterations=_ITERATIONS))
-        )
+            states[rows] = network.objective.ask(network, read, table).float()
+        self.prototypes.copy_(spherical_kmeans(states, len(self.prototypes))[0])
 
     def windows(self, rows: np.ndarray, device: torch.device) -> Sequences:
         """Read training windows."""
@@ -137,10 +134,7 @@ class IntentContrast(nn.Module):
 
     def nearest(self, states: Tensor) -> Tensor:
         """Return the prototype of each state, int64 [n]."""
-        unit = normalize(states.detach(), dim=1).float().cpu().numpy()
-        return torch.from_numpy(nearest(unit, self.prototypes.cpu().numpy())[0].astype(np.int64)).to(
-            states.device
-        )
+        return nearest_centres(states.detach().float(), self.prototypes)
 
 
 def contrast(first: Tensor, second: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ml.artifacts import ArtifactError
-from ml.kmeans import kmeans, nearest
 from ml.tokenizers.base import TokenizerParams, pack
 from ml.tokenizers.indexing.base import IndexTokenizer, rows_of
 from ml.tokenizers.items import ItemData
+from ml.tokenizers.kmeans import kmeans, nearest
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

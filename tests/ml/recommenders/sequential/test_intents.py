@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ml.tokenizers.kmeans import nearest
 from torch.nn.functional import normalize
 
 from ml.evaluation.splits import split
 from ml.histories import Histories
 from ml.recommenders.batches import Sequences
+from ml.recommenders.clusters import nearest_centres
 from ml.recommenders.sequential import model
 from ml.recommenders.sequential.intents import IntentContrast, IntentContrastParams, contrast
 from ml.recommenders.sequential.model import Sequential, SequentialParams
@@ -86,10 +86,11 @@ def test_prototypes_are_the_centres_of_the_states_at_the_start_of_an_epoch() -> 
         ]
     )
     unit = normalize(states, dim=1).detach().numpy()
-    mine, _ = nearest(unit, part.prototypes.numpy())
+    mine = nearest_centres(torch.from_numpy(unit), part.prototypes).numpy()
     assert set(mine.tolist()) == {0, 1}
     for cluster in (0, 1):
-        np.testing.assert_allclose(part.prototypes[cluster], unit[mine == cluster].mean(axis=0), atol=1e-5)
+        centre = unit[mine == cluster].sum(axis=0)
+        np.testing.assert_allclose(part.prototypes[cluster], centre / np.linalg.norm(centre), atol=1e-5)
     assert "prototypes" not in " ".join(made.state_dict())
 
 

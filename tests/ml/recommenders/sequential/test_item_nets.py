@@ -431,5 +431,5 @@ def test_losses_go_with_their_item_nets() -> None:
         SequentialParams.model_validate(
             {"auxiliary": [{"kind": "code_masking"}], "items": {"kind": "id_and_codes"}}
         )
-    with pytest.raises(ValidationError, match="not a multiple of 3 heads of the item net"):
+    with pytest.raises(ValidationError, match=r"heads \(3\) must divide d \(64\)"):
         SequentialParams.model_validate({"items": {"kind": "code_guided", "heads": 3}})

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from ml.recommenders.sequential.blocks.multi_query import (
+from ml.recommenders.sequential.model import SequentialParams
     MultiQuery,
     MultiQueryParams,
     QueryAttention,
@@ -72,4 +73,4 @@ def test_the_mix_is_of_short_and_long_queries() -> None:
 
 def test_heads_divide_the_width() -> None:
     with pytest.raises(ValueError, match=r"heads \(3\) must divide d \(8\)"):
-        MultiQueryParams(heads=3).check(8)
+        SequentialParams(d=8, block=MultiQueryParams(heads=3))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ml.kmeans import balanced_kmeans, kmeans, minibatch_kmeans, nearest
+from ml.tokenizers.kmeans import balanced_kmeans, kmeans, minibatch_kmeans, nearest
 from tests.ml.tokenizers.samples import cluster_vectors
 
 

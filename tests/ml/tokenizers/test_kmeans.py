@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml import kmeans as module
-from ml.kmeans import kmeans, nearest
+from ml.tokenizers import kmeans as module
+from ml.tokenizers.kmeans import kmeans, nearest
 
 
 @given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 1000))
