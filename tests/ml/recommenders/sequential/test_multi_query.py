@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from ml.recommenders.sequential.blocks.multi_query import (
-from ml.recommenders.sequential.model import SequentialParams
     MultiQuery,
     MultiQueryParams,
     QueryAttention,
     window_means,
 )
+from ml.recommenders.sequential.model import SequentialParams
 from ml.recommenders.sequential.parts import Reading
 
 
