@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "epochs": 12,
         "batch_tokens": 64,
         "warmup": 5,
+        "precision": "32-true",
         "learning_rate": 0.01,
     },
     "lightgcn": {"d": 16, "epochs": 16, "batch_size": 64, "warmup": 5, "learning_rate": 0.03, "l2": 1.0},
