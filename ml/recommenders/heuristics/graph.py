@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ml.histories import Histories, ranges
-from ml.recommenders.base import mask_history, top_k
+from ml.recommenders.base import (
+    RecommenderParams,
+    mask_history,
+    read_params,
+    read_weights,
+    top_k,
+    write_config,
+    write_weights,
+)
 
 if TYPE_CHECKING:
     from ml.snapshot import Catalogue
@@ -150,3 +160,52 @@ def weighted_mean(
     weighted = vectors[voters.items] * votes[:, None].astype(np.float32)
     mean.index_add_(0, torch.from_numpy(voters.users), torch.from_numpy(weighted))
     return unit_rows(mean.numpy())
+
+
+class EdgeRecommender(ABC):
+    """What recommenders share whose scores are votes along the edges of a graph of items, and popularity."""
+
+    kind: ClassVar[str]
+    Params: ClassVar[type[RecommenderParams]]
+    training_free: ClassVar[bool] = True
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+        self.graph = EMPTY
+        self.popularity = np.zeros(0, dtype=np.float32)
+
+    def recommend(
+        self, histories: Histories, k: int, exclude_history: bool = True
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """See `ml.recommenders.base.Recommender.recommend`."""
+        return rank_dense(self._scores, histories, k, exclude_history)
+
+    def item_vectors(self) -> None:
+        """Return None: the scores are no inner product of small vectors."""
+        return None
+
+    def query_vectors(self, histories: Histories) -> None:
+        """Return None, as there are no item vectors."""
+        return None
+
+    def save(self, folder: Path) -> None:
+        """See `ml.recommenders.base.Recommender.save`."""
+        write_weights(folder, {**self.graph._asdict(), "popularity": self.popularity})
+        write_config(folder, self)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, folder: Path, catalogue: Catalogue) -> Self:
+        """See `ml.recommenders.base.Recommender.load`."""
+        made = cls(read_params(folder, cls.Params))
+        weights = read_weights(folder)
+        made.popularity = weights.pop("popularity")
+        made.graph = Graph(**weights)
+        made._prepare(catalogue)
+        return made
+
+    @abstractmethod
+    def _scores(self, histories: Histories) -> NDArray[np.float32]:
+        """Score every item, float32 [n, n_items]."""
+
+    def _prepare(self, catalogue: Catalogue) -> None:  # noqa: B027 - not every one has such
+        """Make what follows from graph and catalogue, and is not saved."""

@@ -7,7 +7,7 @@ Scalable collaborative filtering with jointly derived neighborhood interpolation
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +18,13 @@ from ml.histories import Histories
 from ml.recommenders.base import (
     RecommenderParams,
     item_counts,
-    read_params,
-    read_weights,
     top_k,
-    write_config,
-    write_weights,
 )
 from ml.recommenders.heuristics.graph import (
-    EMPTY,
+    EdgeRecommender,
     Graph,
     blocks,
     collect,
-    rank_dense,
     recency_votes,
     relative,
     strongest,
@@ -77,17 +72,11 @@ class ItemKNNParams(RecommenderParams):
     popularity: float = Field(default=1e-4, ge=0)
 
 
-class ItemKNN:
+class ItemKNN(EdgeRecommender):
     """Recommend the neighbours of a user's items."""
 
     kind: ClassVar[str] = "item_knn"
     Params: ClassVar[type[RecommenderParams]] = ItemKNNParams
-    training_free: ClassVar[bool] = True
-
-    def __init__(self, params: ItemKNNParams) -> None:
-        self.params = params
-        self.graph = EMPTY
-        self.popularity = np.zeros(0, dtype=np.float32)
 
     def fit(
         self, split: Split, catalogue: Catalogue, seed: int, checkpoints: Path | None = None
@@ -98,34 +87,6 @@ class ItemKNN:
         counts = item_counts(split.train, n_items).astype(np.float32)
         self.popularity = relative(counts[None])[0]
         return {"events": len(split.train.items), "edges": len(self.graph.targets)}
-
-    def recommend(
-        self, histories: Histories, k: int, exclude_history: bool = True
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """See `ml.recommenders.base.Recommender.recommend`."""
-        return rank_dense(self._scores, histories, k, exclude_history)
-
-    def item_vectors(self) -> None:
-        """Return None: the scores are no inner product of small vectors."""
-        return None
-
-    def query_vectors(self, histories: Histories) -> None:
-        """Return None, as there are no item vectors."""
-        return None
-
-    def save(self, folder: Path) -> None:
-        """See `ml.recommenders.base.Recommender.save`."""
-        write_weights(folder, {**self.graph._asdict(), "popularity": self.popularity})
-        write_config(folder, self)
-
-    @classmethod
-    def load(cls, folder: Path, catalogue: Catalogue) -> Self:
-        """See `ml.recommenders.base.Recommender.load`."""
-        made = cls(read_params(folder, ItemKNNParams))
-        weights = read_weights(folder)
-        made.popularity = weights.pop("popularity")
-        made.graph = Graph(**weights)
-        return made
 
     def _scores(self, histories: Histories) -> NDArray[np.float32]:
         voters, votes = recency_votes(histories, self.params.recent, self.params.recency_decay)

@@ -10,7 +10,7 @@ items that say alike, two transitions in a row reach further, and items that nob
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,17 +21,11 @@ from ml.evaluation.splits import Split
 from ml.histories import Histories
 from ml.recommenders.base import (
     RecommenderParams,
-    read_params,
-    read_weights,
     top_k,
-    write_config,
-    write_weights,
 )
 from ml.recommenders.heuristics.graph import (
-    EMPTY,
-    Graph,
+    EdgeRecommender,
     collect,
-    rank_dense,
     recency_votes,
     relative,
     strongest,
@@ -111,17 +105,14 @@ class TransitionsParams(RecommenderParams):
     half_life_days: float | None = Field(default=None, gt=0)
 
 
-class Transitions:
+class Transitions(EdgeRecommender):
     """Recommend by counted item-to-item transitions."""
 
     kind: ClassVar[str] = "transitions"
     Params: ClassVar[type[RecommenderParams]] = TransitionsParams
-    training_free: ClassVar[bool] = True
 
     def __init__(self, params: TransitionsParams) -> None:
-        self.params = params
-        self.graph = EMPTY
-        self.popularity = np.zeros(0, dtype=np.float32)
+        super().__init__(params)
         self.vectors = np.zeros((0, 0), dtype=np.float32)
         self.given_away = np.zeros(0)
 
@@ -152,35 +143,6 @@ class Transitions:
             raise ValueError(f"{counted[0]} has a part in counting")
         made = Transitions(self.params.model_validate({**self.params.model_dump(), **params}))
         made.graph, made.popularity = self.graph, self.popularity
-        made._prepare(catalogue)
-        return made
-
-    def recommend(
-        self, histories: Histories, k: int, exclude_history: bool = True
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """See `ml.recommenders.base.Recommender.recommend`."""
-        return rank_dense(self._scores, histories, k, exclude_history)
-
-    def item_vectors(self) -> None:
-        """Return None: the scores are no inner product of small vectors."""
-        return None
-
-    def query_vectors(self, histories: Histories) -> None:
-        """Return None, as there are no item vectors."""
-        return None
-
-    def save(self, folder: Path) -> None:
-        """See `ml.recommenders.base.Recommender.save`."""
-        write_weights(folder, {**self.graph._asdict(), "popularity": self.popularity})
-        write_config(folder, self)
-
-    @classmethod
-    def load(cls, folder: Path, catalogue: Catalogue) -> Self:
-        """See `ml.recommenders.base.Recommender.load`."""
-        made = cls(read_params(folder, TransitionsParams))
-        weights = read_weights(folder)
-        made.popularity = weights.pop("popularity")
-        made.graph = Graph(**weights)
         made._prepare(catalogue)
         return made
 

@@ -140,7 +140,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import numpy as np, torch
-from tests.ml.recommenders.test_training import Line, PARAMS, STEPS, batches
+from tests.ml.recommenders.test_training_loop import Line, PARAMS, STEPS, batches
 from ml.recommenders.training import is_main_process, train_network
 torch.set_num_threads(1)
 network = Line(dropout=0.0)
