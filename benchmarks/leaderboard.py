@@ -8,6 +8,7 @@ files give and writes it as ``docs/leaderboard/NAME.md``.
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import sys
 from collections.abc import Sequence
@@ -106,7 +107,7 @@ def run(
                     continue
                 sys.stderr.write(f"{path.stem} ...\n")
                 try:
-                    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                    with ProcessPoolExecutor(1, get_context("spawn"), _show_progress) as pool:
                         folder = pool.submit(
                             train, snapshot, recipe, models, seed, (protocol,), threads
                         ).result()
@@ -195,6 +196,11 @@ def _number(value: float | None) -> str:
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
     rule = "|---" * left + "|---:" * (len(head) - left) + "|"
     return "\n".join(["| " + " | ".join(head) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _show_progress() -> None:
+    """Let a process of training tell how it goes."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
 def _is_of(path: Path, data: str, recipe: str) -> bool:
