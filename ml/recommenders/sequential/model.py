@@ -182,8 +182,7 @@ class Sequential:
         """See `ml.recommenders.base.Recommender.recommend`."""
         items = np.empty((len(histories), k), dtype=np.int32)
         scores = np.empty((len(histories), k), dtype=np.float32)
-        for start in range(0, len(histories), _ROWS):
-            rows = slice(start, start + _ROWS)
+        for rows in self._alike(histories):
             some = histories.rows(rows)
             dense = self._queries(some) @ self.items.T
             if exclude_history:
@@ -198,11 +197,10 @@ class Sequential:
 
     def query_vectors(self, histories: Histories) -> NDArray[np.float32]:
         """Return float32 [n, d + 1], the last column 1."""
-        parts = [
-            self._queries(histories.rows(slice(start, start + _ROWS))).cpu().numpy()
-            for start in range(0, len(histories), _ROWS)
-        ]
-        return np.concatenate(parts) if parts else np.zeros((0, self.params.d + 1), dtype=np.float32)
+        vectors = np.empty((len(histories), self.items.shape[1]), dtype=np.float32)
+        for rows in self._alike(histories):
+            vectors[rows] = self._queries(histories.rows(rows)).cpu().numpy()
+        return vectors
 
     def save(self, folder: Path) -> None:
         """See `ml.recommenders.base.Recommender.save`."""
@@ -255,6 +253,11 @@ class Sequential:
             return value
 
         return look
+
+    def _alike(self, histories: Histories) -> list[NDArray[np.int64]]:
+        """Return rows to answer together: most histories are short, and those of one length need no padding."""
+        order = np.argsort(np.minimum(histories.lengths, self.params.max_length), kind="stable")
+        return np.split(order, range(_ROWS, len(order), _ROWS)) if len(order) else []
 
     @torch.no_grad()
     def _queries(self, histories: Histories) -> Tensor:
