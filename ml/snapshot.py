@@ -76,6 +76,13 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    @classmethod
+    def unknown(cls, n: int) -> Catalogue:
+        """Return ``n`` items of which nothing is known but their index."""
+        nothing = np.zeros((n, 0))
+        vectors, codes = nothing.astype(np.float32), nothing.astype(np.int32)
+        return cls([str(item) for item in range(n)], [""] * n, [[] for _ in range(n)], vectors, codes, ())
+
 
 @dataclass(frozen=True)
 class Snapshot:

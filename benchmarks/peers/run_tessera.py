@@ -52,7 +52,7 @@ def main() -> None:
     )
     made = build(recommender(setting))
     clock = Clock()
-    report = made.fit(unseen, catalogue(task.n_items), setting["seed"])
+    report = made.fit(unseen, Catalogue.unknown(task.n_items), setting["seed"])
     _, cpu = clock.read()
     epochs = [report["seconds"] / setting["epochs"]] * setting["epochs"]
     steps = len(Plans(windows(parts.train, setting["max_length"]), setting["batch_tokens"]))
@@ -60,18 +60,6 @@ def main() -> None:
     clock = Clock()
     items, scores = made.recommend(parts.test.histories, setting["k"])
     task.write(items, scores, clock.read()[0], "tessera", "torch", "numpy")
-
-
-def catalogue(n: int) -> Catalogue:
-    """Return ``n`` items of which nothing is known."""
-    return Catalogue(
-        [f"{item:09d}" for item in range(n)],
-        [""] * n,
-        [[] for _ in range(n)],
-        np.zeros((n, 0), np.float32),
-        np.zeros((n, 0), np.int32),
-        (),
-    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from ml.evaluation.metrics import ndcg
 from ml.evaluation.significance import paired_bootstrap
 from ml.evaluation.splits import Queries, Split, split
 from ml.histories import Histories, ranges
-from ml.recommenders.heuristics.graph import text_vectors
+from ml.recommenders.edges import text_vectors
 from ml.recommenders.heuristics.popularity import Popularity, PopularityParams
 from ml.recommenders.heuristics.text_similarity import whitened
 from ml.recommenders.heuristics.transitions import VOTING, Transitions, TransitionsParams, cosines
@@ -166,13 +166,9 @@ def audit(snapshot: Snapshot, valid_users: int = 2000, test_users: int | None = 
         Of what is drawn and of what is shuffled.
     """
     parts = split(snapshot.histories, "leave_one_out")
-    rng = np.random.default_rng(seed)
-    asked, test = (
-        queries.take(np.sort(rng.permutation(len(queries))[:most]))
-        for queries, most in ((parts.valid, valid_users), (parts.test, test_users))
-    )
+    asked, test = parts.valid.draw(valid_users, seed), parts.test.draw(test_users, seed)
     early, late = _consecutive(parts.train)
-    dealt = rng.permutation(late)
+    dealt = np.random.default_rng(seed).permutation(late)
     branching = _branching(early, late, dealt)
     smoothness = _smoothness(text_vectors(snapshot.catalogue), early, late, dealt)
     n_items = len(snapshot.catalogue)

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.evaluation.metrics import MISSED, accuracy, beyond_accuracy, expected_accuracy
+from ml.evaluation.metrics import MISSED, accuracy, beyond_accuracy, expected_accuracy, target_ranks
 from ml.evaluation.slices import query_slices
 from ml.evaluation.splits import Queries
 from ml.histories import NO_ITEM, Histories
@@ -135,7 +135,7 @@ def evaluate(
         ties[rows] = _tied_places(recommender, asked, targets, (items, scores), n_items, exclude_history)
         items, scores = items[:, :k], scores[:, :k]
         hits = items == targets[:, None]
-        ranks[rows] = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, MISSED)
+        ranks[rows] = target_ranks(items, targets)
         top = items[:, :_SHOWN]
         shown += np.bincount(top[(top >= 0) & (top < n_items)], minlength=n_items)
         faults = _faults(items, scores, asked, n_items, exclude_history)

@@ -13,6 +13,12 @@ MISSED = 0
 _BEYOND_ACCURACY = 10
 
 
+def target_ranks(items: NDArray[np.int32], targets: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the place of each target (int32 [n]) in its list (items int32 [n, k]), int32 [n] from 1; 0 = missed."""
+    hits = items == targets[:, None]
+    return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, MISSED).astype(np.int32)
+
+
 def recall(ranks: NDArray[np.int32], cutoff: int) -> NDArray[np.float64]:
     """Return 1 where the target is among the first ``cutoff``, else 0; ranks int32 [n] from 1, 0 = missed."""
     return _within(ranks, cutoff).astype(np.float64)

@@ -47,6 +47,10 @@ class Queries:
         """Return the given questions, in that order."""
         return Queries(self.users[rows], self.histories.rows(rows), self.targets[rows])
 
+    def draw(self, most: int | None, seed: int) -> Queries:
+        """Return at most that many questions, drawn by the seed, in their order; None returns all."""
+        return self.take(np.sort(np.random.default_rng(seed).permutation(len(self))[:most]))
+
 
 @dataclass(frozen=True)
 class Split:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ml.evaluation.metrics import ndcg
+from ml.evaluation.metrics import ndcg, target_ranks
 from ml.evaluation.splits import Queries, Split
 from ml.histories import NO_ITEM, Histories
 from ml.recommenders import build, load_recommender
@@ -120,10 +120,9 @@ class Blend:
             below = None if checkpoints is None else checkpoints / f"{number}-{part.kind}"
             reports.append(part.fit(split, catalogue, seed, below))
         told: dict[str, Any] = {"parts": reports}
-        rng = np.random.default_rng(seed)
-        rows = np.sort(rng.permutation(len(split.valid))[: self.params.valid_users])
-        if len(rows) and (self.params.scale is None or self.params.weights is None):
-            told |= self._choose(split.valid.take(rows))
+        asked = split.valid.draw(self.params.valid_users, seed)
+        if len(asked) and (self.params.scale is None or self.params.weights is None):
+            told |= self._choose(asked)
         else:
             same = (1.0,) * len(self.parts)
             self._set(self.params.scale or "range", self.params.weights or same)
@@ -197,7 +196,7 @@ class Blend:
             found.append((judge(weights), scale, weights))
         chosen, scale, weights = max(found, key=lambda each: each[0])
         self._set(scale, weights)
-        alone = [float(ndcg(_ranks(part.items, queries.targets), _CUTOFF).mean()) for part in lists]
+        alone = [float(ndcg(target_ranks(part.items, queries.targets), _CUTOFF).mean()) for part in lists]
         return {
             "valid_users": len(queries),
             f"valid_ndcg@{_CUTOFF}": chosen,
@@ -294,15 +293,10 @@ def _judge(lists: list[Lists], targets: NDArray[np.int32]) -> Callable[[tuple[fl
         total = np.where(items == NO_ITEM, -np.inf, scores @ np.array(weights, np.float32))
         own = np.take_along_axis(total, place, axis=1)
         before = (total > own) | ((total == own) & (np.arange(total.shape[1]) < place))
-        ranks = np.concatenate([before.sum(axis=1) + 1, np.zeros(lost)]).astype(np.int32)
-        return float(ndcg(ranks, _CUTOFF).mean())
+        stand = np.concatenate([before.sum(axis=1) + 1, np.zeros(lost)]).astype(np.int32)
+        return float(ndcg(stand, _CUTOFF).mean())
 
     return judge
-
-
-def _ranks(items: NDArray[np.int32], targets: NDArray[np.int32]) -> NDArray[np.int32]:
-    hits = items == targets[:, None]
-    return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0).astype(np.int32)
 
 
 def _search(judge: Callable[[tuple[float, ...]], float], n: int) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ml.artifacts import ArtifactError, hash_json, is_complete, publish, read_json, write_json
 from ml.evaluation.evaluate import evaluate
-from ml.evaluation.splits import Queries, Split
+from ml.evaluation.splits import Split
 from ml.recommenders.base import Recommender, RecommenderParams, reproducible
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class TrainingParams(RecommenderParams):
     precision
         As Lightning Fabric names it.
     compile
-        Let torch compile the network: pays where steps are many and the device is a GPU.
+        Let torch compile the network.
     """
 
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -154,16 +154,10 @@ def validation_score(
     recommender: Recommender, split: Split, n_items: int, users: int, seed: int
 ) -> Callable[[], float] | None:
     """Return what tells the recommender's NDCG@10 on a fixed sample of validation users; None without any."""
-    sample = draw(split.valid, users, seed)
+    sample = split.valid.draw(users, seed)
     if not len(sample):
         return None
     return lambda: evaluate(recommender, sample, split.train, n_items, k=10).metrics["ndcg@10"]
-
-
-def draw(queries: Queries, most: int, seed: int) -> Queries:
-    """Draw at most that many queries, in their order."""
-    drawn = np.random.default_rng(seed).permutation(len(queries))[:most]
-    return queries.take(np.sort(drawn))
 
 
 def is_main_process() -> bool:

@@ -76,12 +76,9 @@ def sasrec(train: Histories, n_items: int, dim: int, seed: int) -> NDArray[np.fl
     from ml.recommenders.sequential.model import Sequential
     from ml.snapshot import Catalogue
 
-    nothing = np.zeros((n_items, 0))
-    # SASRec learns from order alone: items need an index, and neither names nor vectors nor codes.
-    catalogue = Catalogue([""] * n_items, [], [], nothing.astype(np.float32), nothing.astype(np.int32), ())
     model = Sequential(sasrec_params(dim, len(train.items)))
     try:
-        model.fit(split(train, "full"), catalogue, seed)
+        model.fit(split(train, "full"), Catalogue.unknown(n_items), seed)
     except ValueError as error:
         raise ArtifactError(f"SASRec as item vectors: {error}") from None
     # The last column only keeps items without an event below all others.

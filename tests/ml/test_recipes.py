@@ -79,3 +79,14 @@ def test_an_unknown_recipe_lists_the_known_ones(tmp_path: Path) -> None:
         load_recipe("magic")
     with pytest.raises(RecipeError, match=r"none\.yaml cannot be read"):
         load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("blend", "parts"),
+    [
+        ("blend-sasrec-graph", ["sasrec", "graph-heuristic"]),
+        ("blend-bsarec-graph", ["bsarec-causal", "graph-heuristic"]),
+    ],
+)
+def test_parts_of_a_blend_are_the_recipes_that_it_names(blend: str, parts: list[str]) -> None:
+    assert load_recipe(blend).recommender["parts"] == [load_recipe(name).recommender for name in parts]

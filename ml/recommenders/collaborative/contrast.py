@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from ml.recommenders.clusters import spherical_kmeans
-from ml.recommenders.sequential.auxiliary import info_nce
+from ml.recommenders.losses import info_nce
 from ml.recommenders.sequential.parts import PartParams
 
 

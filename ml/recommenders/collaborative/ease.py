@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,18 +13,11 @@ from torch import Tensor
 
 from ml.artifacts import ArtifactError
 from ml.evaluation.splits import Split
-from ml.histories import Histories, ranges
-from ml.recommenders.base import (
-    RecommenderParams,
-    mask_history,
-    read_params,
-    read_weights,
-    top_k,
-    write_config,
-    write_weights,
-)
+from ml.histories import Histories
+from ml.recommenders.base import RecommenderParams
 from ml.recommenders.collaborative.factors import known_items
 from ml.recommenders.collaborative.propagation import edges, sparse_rows
+from ml.recommenders.edges import EdgeRecommender, Graph, collect, recency_votes
 
 if TYPE_CHECKING:
     from ml.snapshot import Catalogue
@@ -62,19 +55,12 @@ class EASEParams(RecommenderParams):
     most_items: int = Field(default=20_000, ge=1)
 
 
-class EASE:
+class EASE(EdgeRecommender):
     """Recommend by weights between items that are fitted to rebuild every history from its own other items."""
 
     kind: ClassVar[str] = "ease"
     Params: ClassVar[type[RecommenderParams]] = EASEParams
     training_free: ClassVar[bool] = False
-
-    def __init__(self, params: EASEParams) -> None:
-        self.params = params
-        self.offsets = np.zeros(1, dtype=np.int64)
-        self.targets = np.zeros(0, dtype=np.int32)
-        self.weights = np.zeros(0, dtype=np.float32)
-        self.popularity = np.zeros(0, dtype=np.float32)
 
     def fit(
         self, split: Split, catalogue: Catalogue, seed: int, checkpoints: Path | None = None
@@ -97,65 +83,22 @@ class EASE:
         _, items = np.unique(items, return_inverse=True)
         weights = regress(gram(users, items, len(split.train), len(known)), self.params.l2)
         kept, strongest = _strongest(weights, self.params.neighbours)
-        self.targets, self.weights = known[strongest].astype(np.int32).ravel(), kept.ravel()
         degrees = np.zeros(n_items, dtype=np.int64)
         degrees[known] = strongest.shape[1]
-        self.offsets = np.concatenate([[0], np.cumsum(degrees)])
+        offsets = np.concatenate([[0], np.cumsum(degrees)])
+        self.graph = Graph(offsets, known[strongest].astype(np.int32).ravel(), kept.ravel())
         self.popularity = np.full(n_items, _FLOOR, dtype=np.float32)
         self.popularity[known] = _POPULARITY * np.bincount(items) / len(split.train)
         return {"users": len(split.train), "edges": len(users), "untrained_items": n_items - len(known)}
 
-    def recommend(
-        self, histories: Histories, k: int, exclude_history: bool = True
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """See `ml.recommenders.base.Recommender.recommend`."""
-        items = np.empty((len(histories), k), dtype=np.int32)
-        scores = np.empty((len(histories), k), dtype=np.float32)
-        for start in range(0, len(histories), _ROWS):
-            rows = slice(start, start + _ROWS)
-            some = histories.rows(rows)
-            dense = torch.from_numpy(self._scores(some))
-            if exclude_history:
-                mask_history(dense, some)
-            items[rows], scores[rows] = top_k(dense, k)
-        return items, scores
-
-    def item_vectors(self) -> None:
-        """Return None: the scores are no inner product of small vectors."""
-        return None
-
-    def query_vectors(self, histories: Histories) -> None:
-        """Return None, as there are no item vectors."""
-        return None
-
-    def save(self, folder: Path) -> None:
-        """See `ml.recommenders.base.Recommender.save`."""
-        names = ("offsets", "targets", "weights", "popularity")
-        write_weights(folder, {name: getattr(self, name) for name in names})
-        write_config(folder, self)
-
-    @classmethod
-    def load(cls, folder: Path, catalogue: Catalogue) -> Self:
-        """See `ml.recommenders.base.Recommender.load`."""
-        made = cls(read_params(folder, EASEParams))
-        for name, tensor in read_weights(folder).items():
-            setattr(made, name, tensor)
-        if len(made.popularity) != len(catalogue):
-            raise ArtifactError(f"{folder} was trained on {len(made.popularity)} items, not {len(catalogue)}")
-        return made
-
     def _scores(self, histories: Histories) -> NDArray[np.float32]:
-        """Score every item, float32 [n, n_items]."""
-        n, n_items = len(histories), len(self.popularity)
-        voters = histories.tail(self.params.recent)
-        age = np.repeat(voters.offsets[1:], voters.lengths) - 1 - np.arange(len(voters.items))
-        starts = self.offsets[voters.items]
-        degrees = self.offsets[voters.items + 1] - starts
-        pairs = ranges(starts, degrees)
-        cells = np.repeat(voters.users * n_items, degrees) + self.targets[pairs]
-        votes = np.repeat(self.params.recency_decay**age, degrees) * self.weights[pairs]
-        scores = np.bincount(cells, votes, n * n_items).reshape(n, n_items)
-        return (scores + self.popularity).astype(np.float32)
+        voters, votes = recency_votes(histories, self.params.recent, self.params.recency_decay)
+        shape = (len(histories), len(self.popularity))
+        return collect(self.graph, voters.users, voters.items, votes, shape) + self.popularity
+
+    def _prepare(self, catalogue: Catalogue) -> None:
+        if len(self.popularity) != len(catalogue):
+            raise ArtifactError(f"EASE was trained on {len(self.popularity)} items, not {len(catalogue)}")
 
 
 def gram(users: NDArray[np.int64], items: NDArray[np.int64], n_users: int, n_items: int) -> Tensor:

@@ -7,7 +7,6 @@ explains it best. All parameters of that are fixed on validation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -22,11 +21,11 @@ from ml.evaluation.splits import Split
 from ml.histories import Histories
 from ml.recommenders.base import (
     RecommenderParams,
+    encode,
     item_counts,
-    mask_history,
+    rank_dense,
     read_params,
     read_weights,
-    top_k,
     write_config,
     write_weights,
 )
@@ -35,8 +34,6 @@ from ml.recommenders.collaborative.propagation import edges
 if TYPE_CHECKING:
     from ml.snapshot import Catalogue
 
-#: Rows of dense scores made at once.
-_ROWS = 512
 _SAMPLE_FOR_EMPTY = 1000
 
 
@@ -124,7 +121,7 @@ class FactorRecommender:
         self._prepare()
         some = np.flatnonzero(train.lengths > 0)
         some = np.random.default_rng(0).permutation(some)[:_SAMPLE_FOR_EMPTY]
-        self.default = torch.cat([self._queries(part) for part in _parts(train.rows(some))]).mean(dim=0)
+        self.default = self._queries(train.rows(some)).mean(dim=0)
         self.default[-1] = 1
         self.vectors[:, -1] = self._floor()
         self.vectors[known, -1] = 0
@@ -133,16 +130,7 @@ class FactorRecommender:
         self, histories: Histories, k: int, exclude_history: bool = True
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """See `ml.recommenders.base.Recommender.recommend`."""
-        items = np.empty((len(histories), k), dtype=np.int32)
-        scores = np.empty((len(histories), k), dtype=np.float32)
-        start = 0
-        for some in _parts(histories):
-            rows = slice(start, start := start + len(some))
-            dense = self._queries(some) @ self.vectors.T
-            if exclude_history:
-                mask_history(dense, some)
-            items[rows], scores[rows] = top_k(dense, k)
-        return items, scores
+        return rank_dense(lambda some: self._queries(some) @ self.vectors.T, histories, k, exclude_history)
 
     def item_vectors(self) -> NDArray[np.float32]:
         """Return float32 [n_items, d + 1]; the last column keeps untrained items below all others."""
@@ -151,8 +139,7 @@ class FactorRecommender:
 
     def query_vectors(self, histories: Histories) -> NDArray[np.float32]:
         """Return float32 [n, d + 1], the last column 1."""
-        parts = [self._queries(some).cpu().numpy() for some in _parts(histories)]
-        return np.concatenate(parts) if parts else np.zeros((0, len(self.default)), dtype=np.float32)
+        return encode(self._queries, histories, len(self.default))
 
     def save(self, folder: Path) -> None:
         """See `ml.recommenders.base.Recommender.save`: what answers, and not the users' vectors."""
@@ -231,9 +218,3 @@ def known_items(train: Histories, n_items: int) -> Tensor:
     if len(known) == 0:
         raise ValueError("no training history has an event: nothing to learn from")
     return torch.from_numpy(known)
-
-
-def _parts(histories: Histories) -> Iterator[Histories]:
-    """Cut rows so that dense scores of one part fit easily."""
-    for start in range(0, len(histories), _ROWS):
-        yield histories.rows(slice(start, start + _ROWS))

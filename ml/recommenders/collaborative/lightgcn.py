@@ -28,7 +28,7 @@ from ml.recommenders.collaborative.contrast import (
 from ml.recommenders.collaborative.factors import FactorRecommender, FoldInParams, known_items
 from ml.recommenders.collaborative.pairs import BPRParams, Pairs, bpr
 from ml.recommenders.collaborative.propagation import edges, normalised_adjacency, propagate
-from ml.recommenders.sequential.losses import FullSoftmaxParams, SampledSoftmaxParams
+from ml.recommenders.losses import FullSoftmaxParams, SampledSoftmaxParams
 from ml.recommenders.sequential.parts import Facts
 from ml.recommenders.training import TrainingParams, train_network, validation_score
 
@@ -48,7 +48,7 @@ class LightGCNParams(FoldInParams, TrainingParams):
     d, layers, first_layer
         Width; steps along the graph; the first layer of those whose mean is scored (0 is the free vectors).
     loss, contrast
-        ``{kind: ..., its parameters}``; see `ml.recommenders.collaborative.pairs`, `ml.recommenders.sequential.losses`
+        ``{kind: ..., its parameters}``; see `ml.recommenders.collaborative.pairs`, `ml.recommenders.losses`
         and `ml.recommenders.collaborative.contrast`.
     temperature
         Score by cosine over this temperature; None scores by inner product.

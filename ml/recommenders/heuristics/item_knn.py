@@ -20,7 +20,7 @@ from ml.recommenders.base import (
     item_counts,
     top_k,
 )
-from ml.recommenders.heuristics.graph import (
+from ml.recommenders.edges import (
     EdgeRecommender,
     Graph,
     blocks,

@@ -14,10 +14,9 @@ from ml.evaluation.splits import Split
 from ml.histories import Histories
 from ml.recommenders.base import (
     RecommenderParams,
-    mask_history,
+    rank_dense,
     read_params,
     read_weights,
-    top_k,
     write_config,
     write_weights,
 )
@@ -70,10 +69,8 @@ class Popularity:
         self, histories: Histories, k: int, exclude_history: bool = True
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """See `ml.recommenders.base.Recommender.recommend`."""
-        scores = torch.from_numpy(self.scores).repeat(len(histories), 1)
-        if exclude_history:
-            mask_history(scores, histories)
-        return top_k(scores, k)
+        scores = torch.from_numpy(self.scores)
+        return rank_dense(lambda some: scores.repeat(len(some), 1), histories, k, exclude_history)
 
     def item_vectors(self) -> NDArray[np.float32]:
         """Return the scores as a single column."""

@@ -14,13 +14,13 @@ from ml.histories import Histories
 from ml.recommenders.base import (
     RecommenderParams,
     item_counts,
+    rank_dense,
     read_params,
     read_weights,
     write_config,
     write_weights,
 )
-from ml.recommenders.heuristics.graph import (
-    rank_dense,
+from ml.recommenders.edges import (
     recency_votes,
     relative,
     text_vectors,

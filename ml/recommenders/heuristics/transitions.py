@@ -23,7 +23,7 @@ from ml.recommenders.base import (
     RecommenderParams,
     top_k,
 )
-from ml.recommenders.heuristics.graph import (
+from ml.recommenders.edges import (
     EdgeRecommender,
     collect,
     recency_votes,

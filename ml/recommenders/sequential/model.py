@@ -17,17 +17,20 @@ from ml.evaluation.splits import Split
 from ml.histories import Histories
 from ml.recommenders.base import (
     RecommenderParams,
+    encode,
     item_counts,
-    mask_history,
+    rank_dense,
     read_params,
     read_weights,
     reproducible,
-    top_k,
     write_config,
     write_weights,
 )
 from ml.recommenders.batches import Plans, Sequences
-from ml.recommenders.sequential.auxiliary import DropoutContrastParams
+from ml.recommenders.losses import BinaryParams, FullSoftmaxParams, SampledSoftmaxParams
+from ml.recommenders.sequential.auxiliary.distillation import TransitionDistillationParams
+from ml.recommenders.sequential.auxiliary.dropout_contrast import DropoutContrastParams
+from ml.recommenders.sequential.auxiliary.intents import IntentContrastParams
 from ml.recommenders.sequential.blocks.attention import AttentionParams
 from ml.recommenders.sequential.blocks.filtered import FilteredAttentionParams
 from ml.recommenders.sequential.blocks.gated import GatedAttentionParams
@@ -35,24 +38,20 @@ from ml.recommenders.sequential.blocks.hstu import HstuParams
 from ml.recommenders.sequential.blocks.multi_query import MultiQueryParams
 from ml.recommenders.sequential.blocks.recurrent import RecurrentParams
 from ml.recommenders.sequential.blocks.state_space import StateSpaceParams
-from ml.recommenders.sequential.cloze import ClozeParams
-from ml.recommenders.sequential.distillation import TransitionDistillationParams
-from ml.recommenders.sequential.intents import IntentContrastParams
 from ml.recommenders.sequential.item_nets.ids import IdAndVectorsParams, IdParams, VectorsParams
 from ml.recommenders.sequential.item_nets.metadata import MetadataParams, NextCategoriesParams
 from ml.recommenders.sequential.item_nets.semantic import BranchAlignmentParams, IdAndCodesParams
 from ml.recommenders.sequential.item_nets.views import CodeGuidedParams, CodeMaskingParams
-from ml.recommenders.sequential.losses import BinaryParams, FullSoftmaxParams, SampledSoftmaxParams
 from ml.recommenders.sequential.network import Network
-from ml.recommenders.sequential.objectives import NextItemParams
+from ml.recommenders.sequential.objectives.cloze import ClozeParams
+from ml.recommenders.sequential.objectives.next_item import NextItemParams
+from ml.recommenders.sequential.objectives.reasoning import ReasoningParams
 from ml.recommenders.sequential.parts import Facts
-from ml.recommenders.sequential.reasoning import ReasoningParams
 from ml.recommenders.training import TrainingParams, train_network, validation_score
 
 if TYPE_CHECKING:
     from ml.snapshot import Catalogue
 
-_ROWS = 1024
 _SAMPLE_FOR_EMPTY = 1000
 
 ItemNetParams = Annotated[
@@ -180,15 +179,7 @@ class Sequential:
         self, histories: Histories, k: int, exclude_history: bool = True
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """See `ml.recommenders.base.Recommender.recommend`."""
-        items = np.empty((len(histories), k), dtype=np.int32)
-        scores = np.empty((len(histories), k), dtype=np.float32)
-        for rows in self._alike(histories):
-            some = histories.rows(rows)
-            dense = self._queries(some) @ self.items.T
-            if exclude_history:
-                mask_history(dense, some)
-            items[rows], scores[rows] = top_k(dense, k)
-        return items, scores
+        return rank_dense(lambda some: self._queries(some) @ self.items.T, histories, k, exclude_history)
 
     def item_vectors(self) -> NDArray[np.float32]:
         """Return float32 [n_items, d + 1]; the last column keeps untrained items below all others."""
@@ -197,10 +188,7 @@ class Sequential:
 
     def query_vectors(self, histories: Histories) -> NDArray[np.float32]:
         """Return float32 [n, d + 1], the last column 1."""
-        vectors = np.empty((len(histories), self.items.shape[1]), dtype=np.float32)
-        for rows in self._alike(histories):
-            vectors[rows] = self._queries(histories.rows(rows)).cpu().numpy()
-        return vectors
+        return encode(self._queries, histories, self.items.shape[1])
 
     def save(self, folder: Path) -> None:
         """See `ml.recommenders.base.Recommender.save`."""
@@ -253,11 +241,6 @@ class Sequential:
             return value
 
         return look
-
-    def _alike(self, histories: Histories) -> list[NDArray[np.int64]]:
-        """Return rows to answer together: most histories are short, and those of one length need no padding."""
-        order = np.argsort(np.minimum(histories.lengths, self.params.max_length), kind="stable")
-        return np.split(order, range(_ROWS, len(order), _ROWS)) if len(order) else []
 
     @torch.no_grad()
     def _queries(self, histories: Histories) -> Tensor:

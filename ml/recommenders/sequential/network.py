@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ml.recommenders.batches import Sequences
-from ml.recommenders.sequential.losses import SampledSoftmax
+from ml.recommenders.losses import SampledSoftmax
 from ml.recommenders.sequential.parts import (
     Auxiliary,
     Block,

@@ -50,6 +50,11 @@ def heads_divide(heads: int, width: int) -> None:
         raise ValueError(f"heads ({heads}) must divide d ({width})")
 
 
+def last_state(states: Tensor, lengths: Tensor) -> Tensor:
+    """Return the state of each sequence's last item, float [n, d], of states [n, length, d]."""
+    return states[torch.arange(len(states), device=states.device), (lengths - 1).clamp(min=0)]
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a part may know when it is built.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ml.evaluation.splits import split
 from ml.histories import Histories
 from ml.recommenders.base import mask_history, top_k
-from ml.recommenders.heuristics.graph import strongest
+from ml.recommenders.edges import strongest
 from ml.recommenders.heuristics.popularity import Popularity, PopularityParams
 from ml.recommenders.heuristics.transitions import Transitions, TransitionsParams, later_days
 from ml.snapshot import Catalogue

@@ -14,9 +14,9 @@ from ml.artifacts import ArtifactError
 from ml.evaluation.splits import split
 from ml.histories import Histories
 from ml.recommenders.batches import Plans, Sequences, sliding, windows
+from ml.recommenders.losses import Binary, FullSoftmax, SampledSoftmax
 from ml.recommenders.sequential.blocks.attention import Attention
 from ml.recommenders.sequential.item_nets.ids import IdAndVectorsParams
-from ml.recommenders.sequential.losses import Binary, FullSoftmax, SampledSoftmax
 from ml.recommenders.sequential.model import Sequential, SequentialParams
 from ml.recommenders.sequential.parts import Facts, Reading
 from ml.snapshot import Catalogue

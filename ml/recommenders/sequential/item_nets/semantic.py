@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ml.recommenders.batches import Sequences
-from ml.recommenders.sequential.auxiliary import info_nce
+from ml.recommenders.losses import info_nce
 from ml.recommenders.sequential.item_nets.ids import FreeVectors
-from ml.recommenders.sequential.objectives import last_state
-from ml.recommenders.sequential.parts import Facts, PartParams
+from ml.recommenders.sequential.parts import Facts, PartParams, last_state
 
 if TYPE_CHECKING:
     from ml.recommenders.sequential.network import Network

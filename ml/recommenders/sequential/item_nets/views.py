@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, normalize, scaled_dot_product_attention
 
 from ml.recommenders.batches import Sequences
-from ml.recommenders.sequential.auxiliary import info_nce
+from ml.recommenders.losses import info_nce
 from ml.recommenders.sequential.item_nets.features import VectorMap, VectorMapParams, category_paths
-from ml.recommenders.sequential.objectives import last_state
-from ml.recommenders.sequential.parts import Facts, PartParams, heads_divide
+from ml.recommenders.sequential.parts import Facts, PartParams, heads_divide, last_state
 
 if TYPE_CHECKING:
     from ml.recommenders.sequential.model import SequentialParams

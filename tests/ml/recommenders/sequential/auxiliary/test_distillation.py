@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ml.histories import Histories
 from ml.recommenders.batches import Sequences
-from ml.recommenders.sequential.distillation import (
+from ml.recommenders.sequential.auxiliary.distillation import (
     TransitionDistillation,
     TransitionDistillationParams,
     transitions,

@@ -12,8 +12,13 @@ from ml.histories import Histories
 from ml.recommenders.batches import Sequences
 from ml.recommenders.sequential.model import SequentialParams
 from ml.recommenders.sequential.network import Network
+from ml.recommenders.sequential.objectives.reasoning import (
+    Reasoning,
+    ReasoningParams,
+    appended,
+    mean_divergence,
+)
 from ml.recommenders.sequential.parts import Facts, Reading
-from ml.recommenders.sequential.reasoning import Reasoning, ReasoningParams, appended, mean_divergence
 from ml.snapshot import Catalogue
 
 ROWS = [[1, 2, 3], [4], [5, 6]]

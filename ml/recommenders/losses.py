@@ -1,4 +1,4 @@
-"""Losses over the catalogue."""
+"""Losses over the catalogue, and the contrast of vectors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cross_entropy, logsigmoid
+from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
 from ml.recommenders.sequential.parts import Facts, PartParams
 
@@ -167,3 +167,9 @@ class Binary:
         others = torch.einsum("md,mnd->mn", states, table[drawn])
         wrong = logsigmoid(-others).masked_fill(drawn == targets[:, None], 0.0)
         return -(logsigmoid(own) + wrong.sum(dim=1)).mean()
+
+
+def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Return the mean loss of finding each row's partner among the rows of ``second``, both float [n, d]."""
+    scores = normalize(first, dim=1) @ normalize(second, dim=1).T / temperature
+    return cross_entropy(scores, torch.arange(len(first), device=first.device))

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from ml.histories import Histories
 from ml.recommenders.batches import Sequences, Windows, windows
-from ml.recommenders.sequential.objectives import last_state
-from ml.recommenders.sequential.parts import Facts, PartParams
+from ml.recommenders.sequential.parts import Facts, PartParams, last_state
 
 if TYPE_CHECKING:
     from ml.recommenders.sequential.model import SequentialParams

@@ -11,9 +11,8 @@ from torch.nn.functional import pad
 
 from ml.histories import Histories
 from ml.recommenders.batches import Sequences, Windows, sliding
-from ml.recommenders.sequential.auxiliary import info_nce
-from ml.recommenders.sequential.objectives import last_state
-from ml.recommenders.sequential.parts import Facts, PartParams, Reading
+from ml.recommenders.losses import info_nce
+from ml.recommenders.sequential.parts import Facts, PartParams, Reading, last_state
 
 if TYPE_CHECKING:
     from ml.recommenders.sequential.network import Network

@@ -1,9 +1,9 @@
-"""What the counting recommenders share: weighted edges from item to item, and votes that walk along them."""
+"""What recommenders share that score by edges: weighted edges from item to item, and votes that walk along them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from ml.histories import Histories, ranges
 from ml.recommenders.base import (
     RecommenderParams,
-    mask_history,
+    rank_dense,
     read_params,
     read_weights,
-    top_k,
     write_config,
     write_weights,
 )
@@ -25,7 +24,7 @@ from ml.recommenders.base import (
 if TYPE_CHECKING:
     from ml.snapshot import Catalogue
 
-#: Rows of a dense score matrix made at once: 512 x 100,000 items x 8 bytes is 400 MB.
+#: Rows of a graph made at once.
 ROWS = 512
 #: Edges walked at once while a graph is built; bounds memory.
 _EDGES = 4_000_000
@@ -111,22 +110,6 @@ def relative(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     best = scores.max(axis=1, keepdims=True, initial=0)
     scores /= np.where(best > 0, best, 1)
     return scores
-
-
-def rank_dense(
-    score: Callable[[Histories], NDArray[np.float32]], histories: Histories, k: int, exclude_history: bool
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Rank with a function that scores every item, float32 [n, n_items], some hundred histories at a time."""
-    items = np.empty((len(histories), k), dtype=np.int32)
-    scores = np.empty((len(histories), k), dtype=np.float32)
-    for start in range(0, len(histories), ROWS):
-        rows = slice(start, start + ROWS)
-        some = histories.rows(rows)
-        dense = torch.from_numpy(score(some))
-        if exclude_history:
-            mask_history(dense, some)
-        items[rows], scores[rows] = top_k(dense, k)
-    return items, scores
 
 
 def blocks(work: NDArray[np.int64], most_rows: int = ROWS) -> Iterator[slice]:

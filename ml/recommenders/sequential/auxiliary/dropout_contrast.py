@@ -1,17 +1,15 @@
-"""Losses beside the objective's."""
+"""Contrast of two readings that differ by dropout."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
 
 from ml.recommenders.batches import Sequences
-from ml.recommenders.sequential.objectives import last_state
-from ml.recommenders.sequential.parts import Facts, PartParams
+from ml.recommenders.losses import info_nce
+from ml.recommenders.sequential.parts import Facts, PartParams, last_state
 
 if TYPE_CHECKING:
     from ml.recommenders.sequential.network import Network
@@ -54,9 +52,3 @@ class DropoutContrast(nn.Module):
         first = last_state(states, sequences.lengths)
         second = last_state(network.states(sequences, table), sequences.lengths)
         return self.weight * info_nce(first, second, self.temperature)
-
-
-def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """Return the mean loss of finding each row's partner among the rows of ``second``, both float [n, d]."""
-    scores = normalize(first, dim=1) @ normalize(second, dim=1).T / temperature
-    return cross_entropy(scores, torch.arange(len(first), device=first.device))

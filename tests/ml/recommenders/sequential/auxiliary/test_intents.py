@@ -15,10 +15,10 @@ from ml.histories import Histories
 from ml.recommenders.batches import Sequences
 from ml.recommenders.clusters import nearest_centres
 from ml.recommenders.sequential import model
-from ml.recommenders.sequential.intents import IntentContrast, IntentContrastParams, contrast
+from ml.recommenders.sequential.auxiliary.intents import IntentContrast, IntentContrastParams, contrast
 from ml.recommenders.sequential.model import Sequential, SequentialParams
 from ml.recommenders.sequential.network import Network
-from ml.recommenders.sequential.objectives import NextItemParams
+from ml.recommenders.sequential.objectives.next_item import NextItemParams
 from ml.recommenders.sequential.parts import Facts
 from ml.recommenders.training import train_network
 from ml.snapshot import Catalogue

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor, nn
 
 from ml.histories import Histories
 from ml.recommenders.batches import Sequences, Windows, sliding, windows
-from ml.recommenders.sequential.parts import Facts, PartParams
+from ml.recommenders.sequential.parts import Facts, PartParams, last_state
 
 if TYPE_CHECKING:
     from ml.recommenders.sequential.network import Network
@@ -70,8 +69,3 @@ class NextItem(nn.Module):
     def ask(self, network: Network, sequences: Sequences, table: Tensor) -> Tensor:
         """See `ml.recommenders.sequential.parts.Objective`."""
         return last_state(network.states(sequences, table), sequences.lengths)
-
-
-def last_state(states: Tensor, lengths: Tensor) -> Tensor:
-    """Return the state of each sequence's last item, float [n, d], of states [n, length, d]."""
-    return states[torch.arange(len(states), device=states.device), (lengths - 1).clamp(min=0)]

@@ -13,8 +13,7 @@ from torch.nn.functional import cross_entropy, normalize
 from ml.histories import Histories
 from ml.recommenders.batches import Sequences, sliding
 from ml.recommenders.clusters import nearest_centres, spherical_kmeans
-from ml.recommenders.sequential.objectives import last_state
-from ml.recommenders.sequential.parts import Facts, PartParams
+from ml.recommenders.sequential.parts import Facts, PartParams, last_state
 
 if TYPE_CHECKING:
     from ml.recommenders.sequential.network import Network

@@ -7,12 +7,12 @@ from torch.nn.functional import cross_entropy
 
 from ml.histories import Histories
 from ml.recommenders.batches import Plans, Sequences
-from ml.recommenders.sequential.auxiliary import DropoutContrastParams
+from ml.recommenders.sequential.auxiliary.distillation import TransitionDistillationParams
+from ml.recommenders.sequential.auxiliary.dropout_contrast import DropoutContrastParams
 from ml.recommenders.sequential.blocks.filtered import FilteredAttentionParams
-from ml.recommenders.sequential.cloze import Cloze, ClozeParams, extended, latest
-from ml.recommenders.sequential.distillation import TransitionDistillationParams
 from ml.recommenders.sequential.model import SequentialParams
 from ml.recommenders.sequential.network import Network
+from ml.recommenders.sequential.objectives.cloze import Cloze, ClozeParams, extended, latest
 from ml.recommenders.sequential.parts import Facts
 from ml.snapshot import Catalogue
 

@@ -1,0 +1,1 @@
+"""Losses beside the objective's; those that belong to one item net stand with it."""
