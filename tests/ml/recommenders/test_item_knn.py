@@ -7,16 +7,17 @@ from hypothesis import strategies as st
 
 from ml.evaluation.splits import split
 from ml.histories import Histories
-from ml.recommenders.heuristics import graph, item_knn
+from ml.recommenders import edges
+from ml.recommenders.heuristics import item_knn
 from ml.recommenders.heuristics.item_knn import ItemKNN, ItemKNNParams, neighbours
 from tests.ml.recommenders.test_heuristics import N_ITEMS, rows_of_items, small_catalogue
 
 
-def dense(found: graph.Graph) -> np.ndarray:
+def dense(found: edges.Graph) -> np.ndarray:
     out = np.zeros((N_ITEMS, N_ITEMS))
     for item in range(N_ITEMS):
-        edges = slice(found.offsets[item], found.offsets[item + 1])
-        out[item, found.targets[edges]] = found.weights[edges]
+        own = slice(found.offsets[item], found.offsets[item + 1])
+        out[item, found.targets[own]] = found.weights[own]
     return out
 
 
@@ -57,9 +58,9 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [rng.integers(N_ITEMS, size=5).tolist() for _ in range(30)]
     params = ItemKNNParams(neighbours=3)
     whole = neighbours(Histories.of(rows), N_ITEMS, params)
-    monkeypatch.setattr(graph, "_EDGES", 7)
+    monkeypatch.setattr(edges, "_EDGES", 7)
     cut = neighbours(Histories.of(rows), N_ITEMS, params)
-    assert len(list(graph.blocks(np.full(N_ITEMS, 5, np.int64)))) == N_ITEMS
+    assert len(list(edges.blocks(np.full(N_ITEMS, 5, np.int64)))) == N_ITEMS
     for a, b in zip(whole, cut, strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -79,11 +79,13 @@ def test_scores_are_weights_of_the_history_with_the_latest_first() -> None:
 def test_only_the_strongest_weights_are_kept() -> None:
     model, weights = fitted(l2=0.5, neighbours=2), by_columns(met(ROWS), 0.5)
     for item in range(KNOWN):
-        kept = slice(model.offsets[item], model.offsets[item + 1])
+        kept = slice(model.graph.offsets[item], model.graph.offsets[item + 1])
         strongest = np.argsort(-np.abs(weights[item, :KNOWN]), kind="stable")[:2]
-        assert sorted(model.targets[kept]) == sorted(strongest)
-        np.testing.assert_allclose(model.weights[kept], weights[item, model.targets[kept]], atol=1e-5)
-    assert len(model.targets) == 2 * KNOWN
+        assert sorted(model.graph.targets[kept]) == sorted(strongest)
+        np.testing.assert_allclose(
+            model.graph.weights[kept], weights[item, model.graph.targets[kept]], atol=1e-5
+        )
+    assert len(model.graph.targets) == 2 * KNOWN
 
 
 def test_blocks_are_found() -> None:
