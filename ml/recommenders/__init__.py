@@ -22,7 +22,7 @@ _KINDS = {
     "als": ("ml.recommenders.collaborative.als", "ALS"),
     "ease": ("ml.recommenders.collaborative.ease", "EASE"),
     "lightgcn": ("ml.recommenders.collaborative.lightgcn", "LightGCN"),
-    "tiger": ("ml.recommenders.generative.tiger", "Tiger"),
+    "generative": ("ml.recommenders.generative.model", "Generative"),
 }
 
 

@@ -1,333 +1,229 @@
-"""A small encoder-decoder over semantic IDs, after T5 (Raffel et al. 2020) and TIGER (Rajput et al. 2023).
-
-Pre-norm, attention biased by relative distance, one table of code embeddings for encoder, decoder and output. Where
-TIGER's encoder reads a history in both directions and so must read it again for every target, ``causal`` lets one
-reading serve a target after every item: a training epoch costs about a tenth. ``merge`` gives an item one place in
-the encoder, the sum of its codes' embeddings, instead of one a code: another factor of four.
-"""
+"""Generative recommenders over semantic IDs, made of parts that a recipe names."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import dropout, scaled_dot_product_attention
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from ml.artifacts import ArtifactError, read_json, write_json
+from ml.evaluation.splits import Split
+from ml.histories import Histories
+from ml.recommenders.base import (
+    RecommenderParams,
+    read_params,
+    read_weights,
+    reproducible,
+    write_config,
+    write_weights,
+)
+from ml.recommenders.batches import Plans, Sequences
+from ml.recommenders.generative.backbones.decoder_only import DecoderOnlyParams
+from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoderParams
+from ml.recommenders.generative.network import Network
+from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
+from ml.recommenders.generative.parts import Facts
+from ml.recommenders.generative.tokens import CodeTokensParams
+from ml.recommenders.generative.trie import build_trie
+from ml.recommenders.training import TrainingParams, train_network, validation_score
+
+if TYPE_CHECKING:
+    from ml.snapshot import Catalogue
+
+_BUILT_ON = "semantic_ids.json"
+
+TokensParams = CodeTokensParams
+BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discriminator="kind")]
+ObjectiveParams = AutoregressiveParams
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a `Network`.
-
-    Parameters
-    ----------
-    code_sizes
-        Size of each level.
-    d, head_width, heads, feed_forward
-        Width of the model, of a head, number of heads, width of the point-wise net.
-    encoder_layers, decoder_layers
-        Depth.
-    length
-        Items of a history that are read.
-    dropout
-        On embeddings and on what every branch adds.
-    causal, merge
-        See the module.
-    """
-
-    code_sizes: tuple[int, ...]
-    d: int
-    heads: int
-    head_width: int
-    feed_forward: int
-    encoder_layers: int
-    decoder_layers: int
-    length: int
-    dropout: float
-    causal: bool
-    merge: bool
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What the decoder reads of a history.
+class GenerativeParams(TrainingParams):
+    """Parameters of `Generative`, beside those of its training.
 
     Parameters
     ----------
-    states
-        float [n, 1 + places, d]; the first place is a learned start, which is there for an empty history too.
-    real
-        bool [n, 1 + places], False where there is padding.
+    tokens, backbone, objective
+        The parts by role, each ``{kind: ..., its parameters}``; see `ml.recommenders.generative.parts`.
+    d, length, dropout
+        Width, latest history items that are read, dropout everywhere.
+    batch_tokens
+        Items of a training batch, padding counted.
+    users_at_once
+        Histories that are answered together.
     """
 
-    states: Tensor
-    real: Tensor
+    tokens: TokensParams = CodeTokensParams()
+    backbone: BackboneParams = EncoderDecoderParams()
+    objective: ObjectiveParams = AutoregressiveParams()
+    d: int = Field(default=64, ge=2)
+    length: int = Field(default=20, ge=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    batch_tokens: int = Field(default=1024, ge=1)
+    users_at_once: int = Field(default=256, ge=1)
+    learning_rate: float = Field(default=3e-3, gt=0)
+    weight_decay: float = Field(default=0.035, ge=0)
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        for part in (self.tokens, self.backbone, self.objective):
+            part.check(self)
+        return self
 
-class Attention(nn.Module):
-    """Multi-head attention whose parts can be called one by one, so that keys and values can be kept."""
+    def facts(
+        self, catalogue: Catalogue, code_sizes: tuple[int, ...], train: Histories | None = None
+    ) -> Facts:
+        """Return what parts may know.
 
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        inner = shape.heads * shape.head_width
-        self.heads = shape.heads
-        self.norm = nn.RMSNorm(shape.d)
-        self.to_query = nn.Linear(shape.d, inner, bias=False)
-        self.to_keys = nn.Linear(shape.d, 2 * inner, bias=False)
-        self.out = nn.Linear(inner, shape.d, bias=False)
-
-    def split(self, x: Tensor) -> Tensor:
-        """Turn [..., places, inner] into [..., heads, places, head width]."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
-
-    def query(self, x: Tensor) -> Tensor:
-        """Return queries [..., heads, places, head width] of normalised states [..., places, d]."""
-        return self.split(self.to_query(x))
-
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values, each [..., heads, places, head width]."""
-        keys, values = self.to_keys(x).chunk(2, dim=-1)
-        return self.split(keys), self.split(values)
-
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-        """Mix values; the bias, -inf where nothing may be seen, broadcasts to [..., heads, queries, keys]."""
-        mixed = scaled_dot_product_attention(query, keys, values, attn_mask=bias)
-        attended: Tensor = self.out(mixed.transpose(-2, -3).flatten(-2))
-        return attended
-
-
-class FeedForward(nn.Module):
-    """The point-wise net, pre-norm."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.RMSNorm(shape.d),
-            nn.Linear(shape.d, shape.feed_forward, bias=False),
-            nn.ReLU(),
-            nn.Linear(shape.feed_forward, shape.d, bias=False),
+        Raises
+        ------
+        ValueError
+            If no item has a semantic ID.
+        """
+        return Facts(
+            catalogue,
+            code_sizes,
+            build_trie(catalogue.codes, code_sizes),
+            self.tokens.per_item(len(code_sizes)),
+            self.d,
+            self.length,
+            self.dropout,
+            train,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [..., d] to the same shape."""
-        mapped: Tensor = self.net(x)
-        return mapped
+    def build(self, facts: Facts) -> Network:
+        """Make the untrained network."""
+        return Network(
+            facts,
+            self.tokens.build(facts),
+            self.backbone.build(facts),
+            self.objective.build(facts),
+        )
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention over a history, then the point-wise net."""
+class Generative:
+    """Recommend the items whose semantic IDs a network writes, or scores, after reading a history."""
 
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.attention, self.feed, self.rate = Attention(shape), FeedForward(shape), shape.dropout
+    kind: ClassVar[str] = "generative"
+    Params: ClassVar[type[RecommenderParams]] = GenerativeParams
+    training_free: ClassVar[bool] = False
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Map float [n, places, d] to the same shape, under bias [n or 1, heads, places, places]."""
-        normed = self.attention.norm(x)
-        mixed = self.attention.attend(self.attention.query(normed), *self.attention.keys_values(normed), bias)
-        x = x + dropout(mixed, self.rate, self.training)
-        return x + dropout(self.feed(x), self.rate, self.training)
+    def __init__(self, params: GenerativeParams) -> None:
+        self.params = params
+        self.network: Network | None = None
+        self._tokenizer: str | None = None
 
+    def fit(
+        self, split: Split, catalogue: Catalogue, seed: int, checkpoints: Path | None = None
+    ) -> dict[str, Any]:
+        """Train; the weights kept are those of the best look. See `ml.recommenders.base.Recommender.fit`.
 
-class DecoderLayer(nn.Module):
-    """Self-attention over the codes so far, cross-attention to the history, the point-wise net."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.self_attention, self.cross_attention = Attention(shape), Attention(shape)
-        self.feed, self.rate = FeedForward(shape), shape.dropout
-
-    def forward(
-        self,
-        x: Tensor,
-        past: tuple[Tensor, Tensor] | None,
-        own_bias: Tensor | None,
-        memory: tuple[Tensor, Tensor],
-        memory_bias: Tensor,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Decode codes of many hypotheses of each user at once.
-
-        Parameters
-        ----------
-        x
-            float [n, hypotheses, codes, d].
-        past
-            Keys and values [n, hypotheses, heads, earlier codes, head width], if any.
-        own_bias
-            [codes, earlier codes + codes], or None where everything may be seen.
-        memory
-            Keys and values of the history, [n, heads, places, head width]: one copy for all hypotheses of a user.
-        memory_bias
-            Broadcasts to [n, heads, hypotheses * codes, places].
-
-        Returns
-        -------
-        The new states, and keys and values of all codes so far.
+        Raises
+        ------
+        ValueError
+            If no history has two events, if the catalogue has no semantic IDs, or if the loss is no longer finite.
         """
-        n, hypotheses, codes, _ = x.shape
-        own = self.self_attention
-        normed = own.norm(x)
-        keys, values = own.keys_values(normed)
-        if past is not None:
-            keys, values = torch.cat([past[0], keys], dim=3), torch.cat([past[1], values], dim=3)
-        mixed = own.attend(own.query(normed), keys, values, own_bias)
-        x = x + dropout(mixed, self.rate, self.training)
-        cross = self.cross_attention
-        query = cross.query(cross.norm(x).flatten(1, 2))
-        mixed = cross.attend(query, *memory, memory_bias).view(n, hypotheses, codes, -1)
-        x = x + dropout(mixed, self.rate, self.training)
-        return x + dropout(self.feed(x), self.rate, self.training), (keys, values)
+        params = self.params
+        with reproducible(seed):
+            facts = params.facts(catalogue, catalogue.code_sizes, split.train)
+            network = self._take(params.build(facts), catalogue)
+            cut = network.objective.windows(split.train, params.length, network.backbone.causal)
+            plans = Plans(cut, params.batch_tokens)
+            if not len(plans):
+                raise ValueError("no training history has two events: nothing to learn a sequence from")
+            score = validation_score(self, split, len(catalogue), params.valid_users, seed)
+            report = train_network(network, plans.batches, len(plans), params, seed, score, checkpoints)
+        return {**report, "reachable_items": len(facts.trie)}
 
+    @torch.inference_mode()
+    def recommend(
+        self, histories: Histories, k: int, exclude_history: bool = True
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """See `ml.recommenders.base.Recommender.recommend`.
 
-class Network(nn.Module):
-    """Histories of codes in, codes of the next item out."""
-
-    item_codes: Tensor
-    offsets: Tensor
-
-    def __init__(self, shape: Shape, item_codes: Tensor) -> None:
-        """Make the network.
-
-        Parameters
-        ----------
-        shape
-            Sizes.
-        item_codes
-            int64 [n_items, levels], -1 where unknown; belongs to the catalogue and is not saved with the weights.
+        A new item whose codes the model does not know (`ml.recommenders.generative.trie.build_trie`) waits for the
+        next training.
         """
-        super().__init__()
-        self.shape = shape
-        self.levels = len(shape.code_sizes)
-        total = sum(shape.code_sizes)
-        offsets = torch.tensor([0, *shape.code_sizes]).cumsum(0)[:-1]
-        # The last row of the table stands for a code that is not known.
-        known = (item_codes >= 0) & (item_codes < torch.tensor(shape.code_sizes))
-        self.register_buffer("item_codes", torch.where(known, item_codes + offsets, total), persistent=False)
-        self.register_buffer("offsets", offsets, persistent=False)
-        self.table = nn.Parameter(torch.randn(total + 1, shape.d) * shape.d**-0.5)
-        self.bias = nn.Parameter(torch.zeros(total))
-        self.start = nn.Parameter(torch.randn(shape.d) * shape.d**-0.5)
-        self.code_place = nn.Parameter(torch.randn(self.levels, shape.d) * shape.d**-0.5)
-        self.per_item = 1 if shape.merge else self.levels
-        reach = shape.length * self.per_item
-        self.encoder_distance = nn.Parameter(torch.zeros(shape.heads, 2 * reach - 1))
-        self.cross_distance = nn.Parameter(torch.zeros(shape.heads, reach))
-        self.encoder = nn.ModuleList(EncoderLayer(shape) for _ in range(shape.encoder_layers))
-        decoder = [DecoderLayer(shape) for _ in range(shape.decoder_layers)]
-        self.decoder: Sequence[DecoderLayer] = nn.ModuleList(decoder)  # type: ignore[assignment]
-        self.encoder_norm, self.decoder_norm = nn.RMSNorm(shape.d), nn.RMSNorm(shape.d)
+        network = self.fitted().eval()
+        device = network.table.table.device
+        items = np.empty((len(histories), k), np.int32)
+        scores = np.empty((len(histories), k), np.float32)
+        order = np.argsort(histories.lengths, kind="stable")
+        for start in range(0, len(order), self.params.users_at_once):
+            rows = order[start : start + self.params.users_at_once]
+            some = histories.rows(rows)
+            excluded = None
+            if exclude_history:
+                longest = int(some.lengths.max(initial=1))
+                excluded = torch.from_numpy(some.last(longest).astype(np.int64)).to(device)
+            sequences = Sequences.of(some, self.params.length, device)
+            found = network.objective.rank(network, sequences, k, excluded)
+            items[rows], scores[rows] = (tensor.cpu().numpy() for tensor in found)
+        return items, scores
 
-    def encode(self, items: Tensor) -> Memory:
-        """Read histories, int64 [n, length] with -1 for padding on either side."""
-        embedded = nn.functional.embedding(self.item_codes[items.clamp(min=0)], self.table)
-        x = embedded.sum(dim=2) if self.shape.merge else embedded.flatten(1, 2)
-        x = torch.cat([self.start.expand(len(items), 1, -1), x], dim=1)
-        real = (items >= 0).repeat_interleave(self.per_item, dim=1)
-        real = nn.functional.pad(real, (1, 0), value=True)
-        x = dropout(x, self.shape.dropout, self.training)
-        bias = self._encoder_bias(real)
-        for layer in self.encoder:
-            x = layer(x, bias)
-        return Memory(self.encoder_norm(x), real)
+    @torch.inference_mode()
+    def item_vectors(self) -> NDArray[np.float32]:
+        """Return the sum of each item's code embeddings, float32 [n_items, d]: for similar items, not for users."""
+        vectors: NDArray[np.float32] = self.fitted().table.item_sums().cpu().numpy()
+        return vectors
 
-    def forward(self, items: Tensor, targets: Tensor) -> Tensor:
-        """Return the decoder's states before every code of the targets.
+    def query_vectors(self, histories: Histories) -> None:
+        """Return None: what a code is worth depends on the codes before it, so no inner product gives the score."""
 
-        Parameters
-        ----------
-        items
-            int64 [n, length], -1 for padding.
-        targets
-            int64 [n, places], the item that follows each of the last ``places`` inputs. More than one only where the
-            encoder is causal, since a history read in both directions has seen all but the last.
+    def save(self, folder: Path) -> None:
+        """See `ml.recommenders.base.Recommender.save`."""
+        network = self.fitted()
+        tensors = {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
+        write_weights(folder, tensors)
+        built_on = {"tokenizer": self._tokenizer, "code_sizes": network.table.code_sizes}
+        write_json(folder / _BUILT_ON, built_on)
+        write_config(folder, self)
 
-        Returns
-        -------
-        Tensor
-            float [n, places, levels, d].
+    @classmethod
+    def load(cls, folder: Path, catalogue: Catalogue) -> Self:
+        """Read what `save` wrote; the catalogue may have grown, under the same tokenizer.
+
+        Raises
+        ------
+        ArtifactError
+            If the weights cannot be read, or if the catalogue's semantic IDs are by another tokenizer or of another
+            shape.
         """
-        memory = self.encode(items)
-        codes = self.item_codes[targets.clamp(min=0)]
-        x = self._inputs(codes[:, :, :-1])
-        own = torch.full((self.levels, self.levels), -torch.inf, device=x.device).triu(1)
-        bias = self._cross_bias(memory.real, targets.shape[1]).repeat_interleave(self.levels, dim=2)
-        for layer in self.decoder:
-            x, _ = layer(x, None, own, layer.cross_attention.keys_values(memory.states), bias)
-        states: Tensor = self.decoder_norm(x)
-        return states
+        made = cls(read_params(folder, GenerativeParams))
+        built_on = read_json(folder / _BUILT_ON)
+        if catalogue.tokenizer != built_on["tokenizer"]:
+            raise ArtifactError(
+                f"{folder} was trained on semantic IDs of tokenizer {built_on['tokenizer']}, not {catalogue.tokenizer}"
+            )
+        sizes = tuple(built_on["code_sizes"])
+        # The last level may have grown with the catalogue; the others belong to the tokenizer.
+        if catalogue.code_sizes[:-1] != sizes[:-1]:
+            raise ArtifactError(
+                f"{folder} was trained on semantic IDs of sizes {sizes}, not {catalogue.code_sizes}"
+            )
+        tensors = {name: torch.from_numpy(array) for name, array in read_weights(folder).items()}
+        network = made._take(made.params.build(made.params.facts(catalogue, sizes)), catalogue)
+        try:
+            network.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ArtifactError(f"the weights in {folder} do not fit: {str(error).splitlines()[0]}") from None
+        return made
 
-    def logits(self, states: Tensor, level: int) -> Tensor:
-        """Score all codes of a level, states [..., d] to [..., size of the level]."""
-        begin = int(self.offsets[level])
-        rows = slice(begin, begin + self.shape.code_sizes[level])
-        return states @ self.table[rows].T + self.bias[rows]
+    def fitted(self) -> Network:
+        """Return the network.
 
-    def item_sums(self) -> Tensor:
-        """Return the sum of each item's code embeddings, float [n_items, d]."""
-        return nn.functional.embedding(self.item_codes, self.table).sum(dim=1)
+        Raises
+        ------
+        ValueError
+            If there is none yet.
+        """
+        if self.network is None:
+            raise ValueError("this recommender is not fitted")
+        return self.network
 
-    def _inputs(self, codes: Tensor) -> Tensor:
-        """Embed a start and the codes after it, [..., codes] to [..., 1 + codes, d]."""
-        start = self.start.expand(*codes.shape[:-1], 1, -1)
-        x = torch.cat([start, nn.functional.embedding(codes, self.table)], dim=-2)
-        return dropout(x + self.code_place[: x.shape[-2]], self.shape.dropout, self.training)
-
-    def _encoder_bias(self, real: Tensor) -> Tensor:
-        """Return bias by distance and -inf where nothing may be seen, float [n, heads, 1 + places, 1 + places]."""
-        places = real.shape[1] - 1
-        at = torch.arange(places, device=real.device)
-        middle = self.shape.length * self.per_item - 1
-        bias = self.encoder_distance[:, at[:, None] - at[None, :] + middle]
-        bias = nn.functional.pad(bias, (1, 0, 1, 0))
-        item = nn.functional.pad(at // self.per_item, (1, 0), value=-1)
-        allowed = real[:, None, :]
-        if self.shape.causal:
-            allowed = allowed & (item[None, :, None] >= item[None, None, :])
-        return bias[None].masked_fill(~allowed[:, None], -torch.inf)
-
-    def _cross_bias(self, real: Tensor, targets: int) -> Tensor:
-        """Return the same for the decoder, float [n, heads, targets, 1 + places]."""
-        places = real.shape[1] - 1
-        at = torch.arange(places, device=real.device)
-        last = (
-            places // self.per_item - targets + 1 + torch.arange(targets, device=real.device)
-        ) * self.per_item - 1
-        distance = last[:, None] - at[None, :]
-        bias = self.cross_distance[:, distance.clamp(min=0)]
-        allowed = nn.functional.pad(distance >= 0, (1, 0), value=True)[None] & real[:, None, :]
-        return nn.functional.pad(bias, (1, 0))[None].masked_fill(~allowed[:, None], -torch.inf)
-
-
-class Decoding:
-    """One generation: the history is read once, its keys and values are shared by all hypotheses of a user."""
-
-    def __init__(self, network: Network, items: Tensor) -> None:
-        """Read histories, int64 [n, length], right-aligned, -1 for padding."""
-        memory = network.encode(items)
-        self.network = network
-        self.n = len(items)
-        self.level = 0
-        self.bias = network._cross_bias(memory.real, 1)
-        self.memories = [layer.cross_attention.keys_values(memory.states) for layer in network.decoder]
-        self.past: list[tuple[Tensor, Tensor] | None] = [None] * len(self.memories)
-
-    def start(self) -> Tensor:
-        """See `ml.recommenders.generative.beam.Decoder`."""
-        nothing = self.network.offsets.new_zeros(self.n, 1, 0)
-        return self._advance(self.network._inputs(nothing))
-
-    def step(self, codes: Tensor, parents: Tensor) -> Tensor:
-        """See `ml.recommenders.generative.beam.Decoder`."""
-        embedded = self.network.table[codes + self.network.offsets[self.level]]
-        self.level += 1
-        users = torch.arange(self.n, device=codes.device)[:, None]
-        self.past = [
-            (past[0][users, parents], past[1][users, parents]) if past else None for past in self.past
-        ]
-        return self._advance((embedded + self.network.code_place[self.level])[:, :, None])
-
-    def _advance(self, x: Tensor) -> Tensor:
-        for place, layer in enumerate(self.network.decoder):
-            x, self.past[place] = layer(x, self.past[place], None, self.memories[place], self.bias)
-        return self.network.logits(self.network.decoder_norm(x[:, :, 0]), self.level)
+    def _take(self, network: Network, catalogue: Catalogue) -> Network:
+        self.network, self._tokenizer = network, catalogue.tokenizer
+        return network

@@ -16,7 +16,7 @@ from ml.evaluation.splits import Protocol, Queries, cold_items, split
 from ml.histories import Histories
 from ml.recommenders import build
 from ml.recommenders.base import mask_history, top_k
-from ml.recommenders.generative.tiger import Tiger
+from ml.recommenders.generative.model import Generative
 from ml.snapshot import Catalogue, Snapshot, without_behaviour
 from tests.ml.evaluation.test_evaluate import padded
 
@@ -139,7 +139,7 @@ def test_vectors_learned_from_cold_items_are_kept_from_the_model() -> None:
     assert known.vectors is snapshot.catalogue.text
     # Codes made of such vectors would leak the same; a model that cannot do without is refused.
     with pytest.raises(ValueError, match="no item has a semantic ID"):
-        Tiger(Tiger.Params()).fit(parts, known, 0)
+        Generative(Generative.Params()).fit(parts, known, 0)
 
 
 @pytest.mark.parametrize("place", [0, 299])

@@ -30,18 +30,23 @@ SMALL: dict[str, dict[str, Any]] = {
         "learning_rate": 0.01,
     },
     "lightgcn": {"d": 16, "epochs": 16, "batch_size": 64, "warmup": 5, "learning_rate": 0.03, "l2": 1.0},
-    "tiger": {
-        **{
-            "d": 16,
-            "heads": 2,
-            "head_width": 8,
-            "feed_forward": 32,
-            "encoder_layers": 1,
-            "decoder_layers": 1,
-        },
-        **{"length": 6, "beam": 24, "epochs": 24, "evaluate_every": 4, "batch_tokens": 64, "warmup": 5},
+    "generative": {
+        **{"d": 16, "length": 6, "epochs": 24, "evaluate_every": 4, "batch_tokens": 64, "warmup": 5},
         **{"learning_rate": 0.01, "precision": "32-true"},
     },
+}
+
+#: The same of parts, by their kind.
+SMALL_PARTS: dict[str, dict[str, Any]] = {
+    "encoder_decoder": {
+        "heads": 2,
+        "head_width": 8,
+        "feed_forward": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+    },
+    "decoder_only": {"heads": 2, "head_width": 8, "feed_forward": 32, "layers": 1},
+    "autoregressive": {"beam": 24},
 }
 
 #: Packages of an extra, without which a kind cannot be trained.
@@ -55,7 +60,12 @@ def small(config: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
     if package := EXTRAS.get(config["kind"]):
         pytest.importorskip(package, reason=f"{config['kind']} is trained by the package {package}")
     asked = {name: value for name, value in params.items() if name in config}
-    return {**config, **SMALL.get(config["kind"], {}), **asked}
+    parts = {
+        name: {**part, **SMALL_PARTS.get(part.get("kind"), {})}
+        for name, part in config.items()
+        if isinstance(part, dict)
+    }
+    return {**config, **parts, **SMALL.get(config["kind"], {}), **asked}
 
 
 def fresh(recipe: str, **params: Any) -> Recommender:

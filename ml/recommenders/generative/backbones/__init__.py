@@ -1,0 +1,1 @@
+"""Networks that read histories and write semantic IDs."""

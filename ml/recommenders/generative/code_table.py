@@ -1,0 +1,70 @@
+"""One table of code embeddings: for reading, for writing, and for scoring codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+
+class CodeTable(nn.Module):
+    """Embeddings of the codes of all levels, of a start, and of the place that a code has in an ID.
+
+    A *row* is the place of a code in the table: levels follow one another, and the last row stands for a code that is
+    not known.
+    """
+
+    def __init__(self, codes: Tensor, code_sizes: tuple[int, ...], d: int) -> None:
+        """Make it.
+
+        Parameters
+        ----------
+        codes
+            int64 [n_items, levels], -1 where unknown; belongs to the catalogue and is not saved with the weights.
+        code_sizes
+            Size of each level.
+        d
+            Width.
+        """
+        super().__init__()
+        self.code_sizes = code_sizes
+        total = sum(code_sizes)
+        offsets = torch.tensor([0, *code_sizes]).cumsum(0)[:-1]
+        known = (codes >= 0) & (codes < torch.tensor(code_sizes))
+        self.register_buffer("item_rows", torch.where(known, codes + offsets, total), persistent=False)
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.table = nn.Parameter(torch.randn(total + 1, d) * d**-0.5)
+        self.bias = nn.Parameter(torch.zeros(total))
+        self.start = nn.Parameter(torch.randn(d) * d**-0.5)
+        self.place = nn.Parameter(torch.randn(len(code_sizes), d) * d**-0.5)
+        self.item_rows: Tensor
+        self.offsets: Tensor
+
+    @property
+    def levels(self) -> int:
+        """Codes of an ID."""
+        return len(self.code_sizes)
+
+    def rows(self, items: Tensor) -> Tensor:
+        """Return the rows of items' codes, int64 [..., levels]; negative items stand for any."""
+        return self.item_rows[items.clamp(min=0)]
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """Return the embeddings of rows [...], float [..., d]."""
+        return embedding(rows, self.table)
+
+    def inputs(self, rows: Tensor) -> Tensor:
+        """Embed a start and the codes after it, rows [..., codes] to float [..., 1 + codes, d]."""
+        start = self.start.expand(*rows.shape[:-1], 1, -1)
+        x = torch.cat([start, self.embed(rows)], dim=-2)
+        return x + self.place[: x.shape[-2]]
+
+    def logits(self, states: Tensor, level: int) -> Tensor:
+        """Score all codes of a level, states [..., d] to [..., size of the level]."""
+        begin = int(self.offsets[level])
+        rows = slice(begin, begin + self.code_sizes[level])
+        return states @ self.table[rows].T + self.bias[rows]
+
+    def item_sums(self) -> Tensor:
+        """Return the sum of each item's code embeddings, float [n_items, d]."""
+        return self.embed(self.item_rows).sum(dim=1)

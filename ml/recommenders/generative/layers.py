@@ -1,0 +1,98 @@
+"""Layers after T5 (Raffel et al. 2020): pre-norm, no biases, attention that is told distances alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, scaled_dot_product_attention
+
+from ml.recommenders.generative.parts import KeysValues
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose parts can be called one by one, so that keys and values can be kept."""
+
+    def __init__(self, d: int, heads: int, head_width: int) -> None:
+        super().__init__()
+        inner = heads * head_width
+        self.heads = heads
+        self.norm = nn.RMSNorm(d)
+        self.to_query = nn.Linear(d, inner, bias=False)
+        self.to_keys = nn.Linear(d, 2 * inner, bias=False)
+        self.out = nn.Linear(inner, d, bias=False)
+
+    def split(self, x: Tensor) -> Tensor:
+        """Turn [..., places, inner] into [..., heads, places, head width]."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+
+    def query(self, x: Tensor) -> Tensor:
+        """Return queries [..., heads, places, head width] of normalised states [..., places, d]."""
+        return self.split(self.to_query(x))
+
+    def keys_values(self, x: Tensor) -> KeysValues:
+        """Return keys and values, each [..., heads, places, head width], of normalised states."""
+        keys, values = self.to_keys(x).chunk(2, dim=-1)
+        return self.split(keys), self.split(values)
+
+    def join(self, mixed: Tensor) -> Tensor:
+        """Turn what the heads found, [..., heads, places, head width], into [..., places, d]."""
+        joined: Tensor = self.out(mixed.transpose(-2, -3).flatten(-2))
+        return joined
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+        """Mix values; the bias, -inf where nothing may be seen, broadcasts to [..., heads, queries, keys]."""
+        return self.join(scaled_dot_product_attention(query, keys, values, attn_mask=bias))
+
+
+class FeedForward(nn.Module):
+    """The point-wise net, pre-norm."""
+
+    def __init__(self, d: int, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.RMSNorm(d), nn.Linear(d, width, bias=False), nn.ReLU(), nn.Linear(width, d, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., d] to the same shape."""
+        mapped: Tensor = self.net(x)
+        return mapped
+
+
+class ReadingLayer(nn.Module):
+    """Self-attention over a history, then the point-wise net."""
+
+    def __init__(self, attention: Attention, feed: Callable[[Tensor], Tensor], rate: float) -> None:
+        super().__init__()
+        self.attention, self.feed, self.rate = attention, feed, rate
+
+    def forward(self, x: Tensor, bias: Tensor) -> tuple[Tensor, KeysValues]:
+        """Map float [n, places, d] to the same shape, under bias [n or 1, heads, places, places]; tell the keys."""
+        normed = self.attention.norm(x)
+        kept = self.attention.keys_values(normed)
+        mixed = self.attention.attend(self.attention.query(normed), *kept, bias)
+        x = x + dropout(mixed, self.rate, self.training)
+        return x + dropout(self.feed(x), self.rate, self.training), kept
+
+
+def grown(past: KeysValues | None, new: KeysValues) -> KeysValues:
+    """Return keys and values of all steps: those before, and the new ones."""
+    if past is None:
+        return new
+    return torch.cat([past[0], new[0]], dim=-2), torch.cat([past[1], new[1]], dim=-2)
+
+
+class Distances(nn.Module):
+    """A learned bias for each head and distance."""
+
+    def __init__(self, heads: int, least: int, most: int) -> None:
+        """Make it for the distances ``least`` to ``most``, both included."""
+        super().__init__()
+        self.least, self.most = least, most
+        self.bias = nn.Parameter(torch.zeros(heads, most - least + 1))
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Return float [heads, *distance.shape]; distances beyond the ends take the ends'."""
+        return self.bias[:, distance.clamp(self.least, self.most) - self.least]

@@ -1,0 +1,103 @@
+"""The network of a generative recommender: its parts, and how one is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ml.recommenders.batches import Sequences
+from ml.recommenders.generative.code_table import CodeTable
+from ml.recommenders.generative.parts import (
+    Auxiliary,
+    Backbone,
+    Facts,
+    KeysValues,
+    Memory,
+    Objective,
+    Tokens,
+)
+from ml.recommenders.generative.trie import Trie
+
+
+class Network(nn.Module):
+    """Histories in, semantic IDs out."""
+
+    def __init__(
+        self,
+        facts: Facts,
+        tokens: Tokens,
+        backbone: Backbone,
+        objective: Objective,
+        auxiliary: Sequence[Auxiliary] = (),
+    ) -> None:
+        super().__init__()
+        self.table = CodeTable(facts.codes, facts.code_sizes, facts.d)
+        self.tokens, self.backbone, self.objective = tokens, backbone, objective
+        self.auxiliary: Sequence[Auxiliary] = nn.ModuleList(auxiliary)  # type: ignore[assignment,arg-type]
+        self._trie = facts.trie
+
+    @property
+    def trie(self) -> Trie:
+        """The IDs that exist, on the device of the weights."""
+        self._trie = self._trie.to(self.table.table.device)
+        return self._trie
+
+    def read(self, sequences: Sequences) -> Memory:
+        """Read histories."""
+        embedded = self.tokens(self.table, sequences)
+        return self.backbone.read(embedded, self.table.start, sequences.lengths)
+
+    def asked(self, sequences: Sequences, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how many items precede each target and the targets, both int64 [n, p]; -1 where there is none."""
+        if not self.backbone.causal:
+            last = (sequences.lengths - 1).clamp(min=0)[:, None]
+            return last + 1, targets.gather(1, last)
+        at = torch.arange(1, targets.shape[1] + 1, device=targets.device)
+        return at.expand_as(targets), targets
+
+    def states(self, memory: Memory, at: Tensor, targets: Tensor) -> Tensor:
+        """Return the states before every code of the targets, float [n, p, levels, d].
+
+        Parameters
+        ----------
+        at, targets
+            int64 [n, p]; see `asked`.
+        """
+        rows = self.table.rows(targets)[..., :-1]
+        return self.backbone.write(memory, at, self.table.inputs(rows))[0]
+
+    def forward(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of a batch, the four tensors of `Sequences` and targets, and its number of targets."""
+        *read, targets = batch
+        return self.objective.loss(self, Sequences(*read), targets)
+
+
+class Decoding:
+    """One generation: the history is read once, its keys and values are shared by all hypotheses of a user."""
+
+    def __init__(self, network: Network, sequences: Sequences) -> None:
+        self.network = network
+        self.memory = network.read(sequences)
+        self.at = sequences.lengths[:, None]
+        self.level = 0
+        self.past: list[KeysValues] | None = None
+
+    def start(self) -> Tensor:
+        """See `ml.recommenders.generative.beam.Decoder`."""
+        table = self.network.table
+        return self._advance(table.inputs(table.offsets.new_zeros(len(self.at), 1, 0)))
+
+    def step(self, codes: Tensor, parents: Tensor) -> Tensor:
+        """See `ml.recommenders.generative.beam.Decoder`."""
+        table = self.network.table
+        embedded = table.embed(codes + table.offsets[self.level])
+        self.level += 1
+        users = torch.arange(len(codes), device=codes.device)[:, None]
+        self.past = [(keys[users, parents], values[users, parents]) for keys, values in self.past or []]
+        return self._advance((embedded + table.place[self.level])[:, :, None])
+
+    def _advance(self, x: Tensor) -> Tensor:
+        states, self.past = self.network.backbone.write(self.memory, self.at, x, self.past)
+        return self.network.table.logits(states[:, :, 0], self.level)

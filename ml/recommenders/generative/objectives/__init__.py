@@ -1,0 +1,1 @@
+"""What a generative recommender is trained to tell, and how items are found by it."""

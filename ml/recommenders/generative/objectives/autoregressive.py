@@ -1,0 +1,110 @@
+"""Write the ID of the next item, code by code; items are found by beam search over the trie.
+
+TIGER (Rajput et al., NeurIPS 2023, arXiv:2305.05065). The paper's user token is left out: a recommender is given
+histories, not users, so that it can answer for anyone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ml.recommenders.batches import Sequences, Windows, sliding, windows
+from ml.recommenders.generative.beam import Normalise, beam_search, code_scores
+from ml.recommenders.generative.losses import LikelihoodParams
+from ml.recommenders.generative.network import Decoding
+from ml.recommenders.generative.parts import Facts, Objective, PartParams, PathLoss
+
+if TYPE_CHECKING:
+    from ml.histories import Histories
+    from ml.recommenders.generative.network import Network
+
+PathLossParams = Annotated[LikelihoodParams, Field(discriminator="kind")]
+
+
+class AutoregressiveParams(PartParams):
+    """Parameters of `Autoregressive`.
+
+    Parameters
+    ----------
+    loss
+        ``{kind: ..., its parameters}``; see `ml.recommenders.generative.losses`.
+    normalise
+        See `ml.recommenders.generative.beam.beam_search`; training and decoding do the same. ``trie`` is the softmax
+        over permissible codes of MSCGRec (arXiv:2509.25229).
+    temperature
+        Of the softmax over codes in training; below 1 the hardest wrong codes weigh most (LETTER, arXiv:2405.07314,
+        section 3.4).
+    beam
+        Hypotheses kept, at least as many as items asked for.
+    """
+
+    kind: Literal["autoregressive"] = "autoregressive"
+    loss: LikelihoodParams = LikelihoodParams()
+    normalise: Normalise = "trie"
+    temperature: float = Field(default=1.0, gt=0)
+    beam: int = Field(default=20, ge=1)
+
+    def build(self, facts: Facts) -> Objective:
+        """Make the part."""
+        return Autoregressive(self, self.loss.build(facts))
+
+
+class Autoregressive(nn.Module):
+    """See the module and `ml.recommenders.generative.parts.Objective`."""
+
+    def __init__(self, params: AutoregressiveParams, path_loss: PathLoss) -> None:
+        super().__init__()
+        self.params, self.path_loss = params, path_loss
+
+    def windows(self, histories: Histories, length: int, causal: bool) -> Windows:
+        """See `ml.recommenders.generative.parts.Objective`."""
+        return (windows if causal else sliding)(histories, length)
+
+    def loss(self, network: Network, sequences: Sequences, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """See `ml.recommenders.generative.parts.Objective`; targets without an ID count for nothing."""
+        memory = network.read(sequences)
+        at, asked = network.asked(sequences, targets)
+        trie = network.trie
+        leaves = torch.where(asked >= 0, trie.place[asked.clamp(min=0)], -1)
+        known = leaves >= 0
+        states = network.states(memory, at, asked)[known]
+        loss = self.path_loss(self.chosen(network, states, leaves[known])) if len(states) else states.sum()
+        for part in network.auxiliary:
+            loss = loss + part(network, sequences, targets, memory)
+        return loss, known.sum()
+
+    def chosen(self, network: Network, states: Tensor, leaves: Tensor) -> Tensor:
+        """Return the log-probabilities of the codes that lead to items.
+
+        Parameters
+        ----------
+        states
+            float [m, levels, d]; see `Network.states`.
+        leaves
+            int64 [m], of the trie.
+
+        Returns
+        -------
+        float [m, levels].
+        """
+        trie, found = network.trie, []
+        for depth in range(trie.levels):
+            nodes = trie.above(depth, leaves)
+            _, codes, exists = trie.children(depth, nodes)
+            logits = network.table.logits(states[:, depth], depth).float() / self.params.temperature
+            scores = code_scores(logits, codes, exists, self.params.normalise)
+            taken = trie.above(depth + 1, leaves) - trie.first[depth][nodes]
+            found.append(scores.gather(1, taken[:, None]))
+        return torch.cat(found, dim=1)
+
+    def rank(
+        self, network: Network, sequences: Sequences, k: int, excluded: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See `ml.recommenders.generative.parts.Objective`; with a beam as wide as the catalogue it is exact."""
+        decoding = Decoding(network, sequences)
+        n, params = len(sequences.lengths), self.params
+        return beam_search(decoding, network.trie, n, params.beam, k, excluded, params.normalise)
