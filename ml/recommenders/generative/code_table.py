@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, linear
 
 
 class CodeTable(nn.Module):
@@ -63,7 +63,7 @@ class CodeTable(nn.Module):
         """Score all codes of a level, states [..., d] to [..., size of the level]."""
         begin = int(self.offsets[level])
         rows = slice(begin, begin + self.code_sizes[level])
-        return states @ self.table[rows].T + self.bias[rows]
+        return linear(states, self.table[rows], self.bias[rows])
 
     def item_sums(self) -> Tensor:
         """Return the sum of each item's code embeddings, float [n_items, d]."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ml.recommenders.batches import Sequences
 from ml.recommenders.generative.code_table import CodeTable
+from ml.recommenders.generative.layers import chosen
 from ml.recommenders.generative.parts import (
     Auxiliary,
     Backbone,
@@ -94,8 +95,7 @@ class Decoding:
         table = self.network.table
         embedded = table.embed(codes + table.offsets[self.level])
         self.level += 1
-        users = torch.arange(len(codes), device=codes.device)[:, None]
-        self.past = [(keys[users, parents], values[users, parents]) for keys, values in self.past or []]
+        self.past = chosen(self.past or [], parents)
         return self._advance((embedded + table.place[self.level])[:, :, None])
 
     def _advance(self, x: Tensor) -> Tensor:
