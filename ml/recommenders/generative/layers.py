@@ -59,7 +59,10 @@ class FeedForward(nn.Module):
     def __init__(self, d: int, width: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.RMSNorm(d), nn.Linear(d, width, bias=False), nn.ReLU(inplace=True), nn.Linear(width, d, bias=False)
+            nn.RMSNorm(d),
+            nn.Linear(d, width, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Linear(width, d, bias=False),
         )
 
     def forward(self, x: Tensor) -> Tensor:

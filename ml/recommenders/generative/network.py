@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ml.recommenders.batches import Sequences
+from ml.recommenders.generative.beam import Normalise
 from ml.recommenders.generative.code_table import CodeTable
 from ml.recommenders.generative.layers import chosen
 from ml.recommenders.generative.parts import (
@@ -78,8 +79,10 @@ class Network(nn.Module):
 class Decoding:
     """One generation: the history is read once, its keys and values are shared by all hypotheses of a user."""
 
-    def __init__(self, network: Network, sequences: Sequences) -> None:
+    def __init__(self, network: Network, sequences: Sequences, normalise: Normalise = "vocabulary") -> None:
+        table = network.table
         self.network = network
+        self.scores = table.log_probabilities if normalise == "table" else table.logits
         self.memory = network.read(sequences)
         self.at = sequences.lengths[:, None]
         self.level = 0
@@ -100,4 +103,4 @@ class Decoding:
 
     def _advance(self, x: Tensor) -> Tensor:
         states, self.past = self.network.backbone.write(self.memory, self.at, x, self.past)
-        return self.network.table.logits(states[:, :, 0], self.level)
+        return self.scores(states[:, :, 0], self.level)
