@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, linear, pad
 
 
 class CodeTable(nn.Module):
@@ -63,7 +63,15 @@ class CodeTable(nn.Module):
         """Score all codes of a level, states [..., d] to [..., size of the level]."""
         begin = int(self.offsets[level])
         rows = slice(begin, begin + self.code_sizes[level])
-        return states @ self.table[rows].T + self.bias[rows]
+        return linear(states, self.table[rows], self.bias[rows])
+
+    def log_probabilities(self, states: Tensor, level: int, temperature: float = 1.0) -> Tensor:
+        """Return those of a level's codes among the start and the codes of all levels, as T5 does; see `logits`."""
+        weight = torch.cat([self.start[None], self.table[:-1]])
+        whole = linear(states, weight, pad(self.bias, (1, 0))).float() / temperature
+        begin = 1 + int(self.offsets[level])
+        of_level = whole[..., begin : begin + self.code_sizes[level]]
+        return of_level - whole.logsumexp(dim=-1, keepdim=True)
 
     def item_sums(self) -> Tensor:
         """Return the sum of each item's code embeddings, float [n_items, d]."""

@@ -212,6 +212,13 @@ class Generative:
             raise ArtifactError(f"the weights in {folder} do not fit: {str(error).splitlines()[0]}") from None
         return made
 
+    @classmethod
+    def of(cls, params: GenerativeParams, network: Network, catalogue: Catalogue) -> Self:
+        """Make a recommender of a network that was trained before."""
+        made = cls(params)
+        made._take(network, catalogue)
+        return made
+
     def fitted(self) -> Network:
         """Return the network.
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ml.recommenders.batches import Sequences
+from ml.recommenders.generative.beam import Normalise
 from ml.recommenders.generative.code_table import CodeTable
+from ml.recommenders.generative.layers import chosen
 from ml.recommenders.generative.parts import (
     Auxiliary,
     Backbone,
@@ -77,8 +79,10 @@ class Network(nn.Module):
 class Decoding:
     """One generation: the history is read once, its keys and values are shared by all hypotheses of a user."""
 
-    def __init__(self, network: Network, sequences: Sequences) -> None:
+    def __init__(self, network: Network, sequences: Sequences, normalise: Normalise = "vocabulary") -> None:
+        table = network.table
         self.network = network
+        self.scores = table.log_probabilities if normalise == "table" else table.logits
         self.memory = network.read(sequences)
         self.at = sequences.lengths[:, None]
         self.level = 0
@@ -94,10 +98,9 @@ class Decoding:
         table = self.network.table
         embedded = table.embed(codes + table.offsets[self.level])
         self.level += 1
-        users = torch.arange(len(codes), device=codes.device)[:, None]
-        self.past = [(keys[users, parents], values[users, parents]) for keys, values in self.past or []]
+        self.past = chosen(self.past or [], parents)
         return self._advance((embedded + table.place[self.level])[:, :, None])
 
     def _advance(self, x: Tensor) -> Tensor:
         states, self.past = self.network.backbone.write(self.memory, self.at, x, self.past)
-        return self.network.table.logits(states[:, :, 0], self.level)
+        return self.scores(states[:, :, 0], self.level)

@@ -91,12 +91,15 @@ class Autoregressive(nn.Module):
         -------
         float [m, levels].
         """
-        trie, found = network.trie, []
+        trie, table, params, found = network.trie, network.table, self.params, []
         for depth in range(trie.levels):
             nodes = trie.above(depth, leaves)
             _, codes, exists = trie.children(depth, nodes)
-            logits = network.table.logits(states[:, depth], depth).float() / self.params.temperature
-            scores = code_scores(logits, codes, exists, self.params.normalise)
+            if params.normalise == "table":
+                logits = table.log_probabilities(states[:, depth], depth, params.temperature)
+            else:
+                logits = table.logits(states[:, depth], depth).float() / params.temperature
+            scores = code_scores(logits, codes, exists, params.normalise)
             taken = trie.above(depth + 1, leaves) - trie.first[depth][nodes]
             found.append(scores.gather(1, taken[:, None]))
         return torch.cat(found, dim=1)
@@ -105,6 +108,6 @@ class Autoregressive(nn.Module):
         self, network: Network, sequences: Sequences, k: int, excluded: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """See `ml.recommenders.generative.parts.Objective`; with a beam as wide as the catalogue it is exact."""
-        decoding = Decoding(network, sequences)
         n, params = len(sequences.lengths), self.params
+        decoding = Decoding(network, sequences, params.normalise)
         return beam_search(decoding, network.trie, n, params.beam, k, excluded, params.normalise)
