@@ -42,13 +42,9 @@ def catalogue() -> Catalogue:
 def walks() -> Split:
     """Six times in seven what follows is the next item, else the one after."""
     rng = np.random.default_rng(0)
-    rows = []
-    for _ in range(40):
-        row = [int(rng.integers(N))]
-        for _ in range(6):
-            row.append((row[-1] + (1 if rng.random() < 6 / 7 else 2)) % N)
-        rows.append(row)
-    return split(Histories.of(rows), "leave_one_out")
+    steps = np.where(rng.random((40, 7)) < 6 / 7, 1, 2)
+    steps[:, 0] = rng.integers(N, size=40)
+    return split(Histories.of((steps.cumsum(axis=1) % N).tolist()), "leave_one_out")
 
 
 def made(seed: int = 0, **changes: Any) -> Generative:
@@ -85,8 +81,8 @@ def test_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     told = torch.tensor([[-3.0, -2.0, -1.0], [-9.0, -4.0, -4.0]])
     items = torch.tensor([[5, 6, 7], [-1, 2, 2]])
     margins = torch.tensor([0.5, 0.0])
-    batch = (torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, dtype=torch.int64))
-    batch = (*batch, batch[0], batch[0])
+    read, lengths = torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, dtype=torch.int64)
+    batch = (read, lengths, read, read)
     monkeypatch.setattr(aligning, "whole_ids", lambda *_: told)
     pair = math.log(1 + math.exp(-0.2 * (2.0 - 0.5))) / 2
     network = made().fitted()

@@ -13,6 +13,7 @@ from ml.histories import Histories
 from ml.recommenders.batches import Plans
 from ml.recommenders.generative.identifiers import Identifiers, IdentifiersParams, hold_out
 from ml.recommenders.generative.model import Generative, GenerativeParams
+from ml.recommenders.training import _Run
 from ml.snapshot import Catalogue
 
 N = 12
@@ -61,7 +62,7 @@ def test_each_batch_is_told_by_one_identifier_and_the_served_one_comes_back() ->
     assert len(made) == 3
     np.testing.assert_allclose(made.shares, 1 / 3)
     tables = [*known.more_codes, known.codes]
-    seen = []
+    seen: list[int] = []
     for _ in range(5):
         for _ in made.batches(plans, np.random.default_rng(len(seen))):
             codes = (network.table.item_rows - network.table.offsets).numpy()
@@ -161,14 +162,11 @@ def test_what_is_held_out_is_not_trained_on() -> None:
 def test_same_seed_same_weights_and_a_killed_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml.recommenders.training._CHECKPOINT_S", 0.0)
     params = GenerativeParams.model_validate(
         TINY | {"epochs": 4, "patience": 9, "identifiers": {"held_out": 9}, "fine_tuning": {"epochs": 1}}
     )
     whole = Generative(params)
     told = whole.fit(walks(), catalogue(), 0)
-    from ml.recommenders.training import _Run
-
     real, calls = _Run._epoch, []
 
     def dying(self: _Run, batches: Any) -> None:
