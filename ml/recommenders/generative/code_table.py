@@ -27,23 +27,27 @@ class CodeTable(nn.Module):
             Width.
         """
         super().__init__()
+        self.item_rows: Tensor
+        self.offsets: Tensor
         self.code_sizes = code_sizes
         total = sum(code_sizes)
         offsets = torch.tensor([0, *code_sizes]).cumsum(0)[:-1]
-        known = (codes >= 0) & (codes < torch.tensor(code_sizes))
-        self.register_buffer("item_rows", torch.where(known, codes + offsets, total), persistent=False)
         self.register_buffer("offsets", offsets, persistent=False)
+        self.register_buffer("item_rows", self.known_rows(codes), persistent=False)
         self.table = nn.Parameter(torch.randn(total + 1, d) * d**-0.5)
         self.bias = nn.Parameter(torch.zeros(total))
         self.start = nn.Parameter(torch.randn(d) * d**-0.5)
         self.place = nn.Parameter(torch.randn(len(code_sizes), d) * d**-0.5)
-        self.item_rows: Tensor
-        self.offsets: Tensor
 
     @property
     def levels(self) -> int:
         """Codes of an ID."""
         return len(self.code_sizes)
+
+    def known_rows(self, codes: Tensor) -> Tensor:
+        """Return the rows of codes [..., levels], that of an unknown code where a code is none of its level."""
+        known = (codes >= 0) & (codes < torch.tensor(self.code_sizes))
+        return torch.where(known, codes + self.offsets.cpu(), sum(self.code_sizes))
 
     def rows(self, items: Tensor) -> Tensor:
         """Return the rows of items' codes, int64 [..., levels]; negative items stand for any."""

@@ -22,11 +22,14 @@ from ml.recommenders.base import (
     write_weights,
 )
 from ml.recommenders.batches import Plans, Sequences
+from ml.recommenders.generative.alignment import DirectParams, IterativeParams
 from ml.recommenders.generative.backbones.decoder_only import DecoderOnlyParams
 from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoderParams
+from ml.recommenders.generative.identifiers import IdentifiersParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
 from ml.recommenders.generative.parts import Facts
+from ml.recommenders.generative.stages import Course, FineTuningParams
 from ml.recommenders.generative.tokens import CodeTokensParams
 from ml.recommenders.generative.trie import build_trie
 from ml.recommenders.training import TrainingParams, train_network, validation_score
@@ -39,6 +42,9 @@ _BUILT_ON = "semantic_ids.json"
 TokensParams = CodeTokensParams
 BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discriminator="kind")]
 ObjectiveParams = AutoregressiveParams
+AlignmentParams = Annotated[DirectParams | IterativeParams, Field(discriminator="kind")]
+#: Stages of training after the first, in their order; each is a parameter of that name.
+STAGES = ("fine_tuning", "alignment")
 
 
 class GenerativeParams(TrainingParams):
@@ -48,6 +54,10 @@ class GenerativeParams(TrainingParams):
     ----------
     tokens, backbone, objective
         The parts by role, each ``{kind: ..., its parameters}``; see `ml.recommenders.generative.parts`.
+    identifiers
+        Train on several IDs of every item; see `ml.recommenders.generative.identifiers`.
+    fine_tuning, alignment
+        Stages of training after the first; see `ml.recommenders.generative.stages` and ``alignment``.
     d, length, dropout
         Width, latest history items that are read, dropout everywhere.
     batch_tokens
@@ -59,6 +69,9 @@ class GenerativeParams(TrainingParams):
     tokens: TokensParams = CodeTokensParams()
     backbone: BackboneParams = EncoderDecoderParams()
     objective: ObjectiveParams = AutoregressiveParams()
+    identifiers: IdentifiersParams | None = None
+    fine_tuning: FineTuningParams | None = None
+    alignment: AlignmentParams | None = None
     d: int = Field(default=64, ge=2)
     length: int = Field(default=20, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -69,8 +82,10 @@ class GenerativeParams(TrainingParams):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        for part in (self.tokens, self.backbone, self.objective):
-            part.check(self)
+        stages = (self.identifiers, self.fine_tuning, self.alignment)
+        for part in (self.tokens, self.backbone, self.objective, *stages):
+            if part is not None:
+                part.check(self)
         return self
 
     def facts(
@@ -135,7 +150,16 @@ class Generative:
             if not len(plans):
                 raise ValueError("no training history has two events: nothing to learn a sequence from")
             score = validation_score(self, split, len(catalogue), params.valid_users, seed)
-            report = train_network(network, plans.batches, len(plans), params, seed, score, checkpoints)
+            course = Course(self, split, catalogue, seed, plans, score, checkpoints)
+            if params.identifiers is None:
+                report = train_network(network, plans.batches, len(plans), params, seed, score, checkpoints)
+            else:
+                report = params.identifiers.train(course)
+            for name in STAGES:
+                stage = getattr(params, name)
+                if stage is not None:
+                    report[name], found = stage.run(course)
+                    report["refit"][name] = {**stage.model_dump(mode="json"), **found}
         return {**report, "reachable_items": len(facts.trie)}
 
     @torch.inference_mode()

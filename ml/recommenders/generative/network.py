@@ -46,6 +46,20 @@ class Network(nn.Module):
         self._trie = self._trie.to(self.table.table.device)
         return self._trie
 
+    def use(self, rows: Tensor, trie: Trie) -> tuple[Tensor, Trie]:
+        """Know the items by other IDs of the same codes; return those before.
+
+        Parameters
+        ----------
+        rows
+            int64 [n_items, levels]; see `CodeTable.known_rows`.
+        trie
+            Of the same IDs.
+        """
+        before = self.table.item_rows, self._trie
+        self.table.item_rows, self._trie = rows, trie
+        return before
+
     def read(self, sequences: Sequences) -> Memory:
         """Read histories."""
         embedded = self.tokens(self.table, sequences)
