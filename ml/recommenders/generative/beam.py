@@ -78,21 +78,65 @@ def beam_search(
         int64 and float [n, k], best first, equal scores by lower item index; -1 and -inf where there are fewer. Scores
         are log-probabilities. (Of equal scores at the border of the beam, any may be kept.)
     """
+    dead = None if excluded is None else distinct_leaves(trie, excluded)
+    nodes, scores, logits = prefix_search(decoder, trie, n, max(width, k), trie.levels - 1, dead, normalise)
+    nodes, scores, _, _ = _extend(logits, trie, trie.levels - 1, nodes, scores, dead, normalise, k)
+    return ranked(trie.items[nodes], scores, k)
+
+
+def prefix_search(
+    decoder: Decoder,
+    trie: Trie,
+    n: int,
+    width: int,
+    depth: int,
+    dead: Tensor | None = None,
+    normalise: Normalise = "vocabulary",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the most likely prefixes of ``depth`` codes; the decoder has then read them.
+
+    Parameters
+    ----------
+    decoder, trie, n, width, normalise
+        As in `beam_search`.
+    depth
+        Below ``trie.levels``.
+    dead
+        Leaves never to lead to, as `distinct_leaves` gives them.
+
+    Returns
+    -------
+    nodes, scores, logits
+        int64 and float [n, beams], best first, log-probabilities of nodes of ``depth``; -inf where there is none. And
+        the logits of the code after each, float [n, beams, size].
+    """
     logits = decoder.start()
     nodes = torch.zeros(n, 1, dtype=torch.int64, device=logits.device)
     scores = torch.zeros(n, 1, dtype=logits.dtype, device=logits.device)
-    dead = None if excluded is None else distinct_leaves(trie, excluded)
-    for depth in range(trie.levels):
-        children, codes, exists = trie.children(depth, nodes)
-        total = scores[:, :, None] + code_scores(logits, codes, exists, normalise)
-        if dead is not None:
-            _drop_dead(total, trie, depth, nodes, dead)
-        keep = k if depth == trie.levels - 1 else max(width, k)
-        scores, best = total.flatten(1).topk(min(keep, total[0].numel()), dim=1)
-        nodes = children.flatten(1).gather(1, best)
-        if depth < trie.levels - 1:
-            logits = decoder.step(codes.flatten(1).gather(1, best), best // trie.degrees[depth])
-    return _ranked(trie.items[nodes], scores, k)
+    for level in range(depth):
+        nodes, scores, codes, parents = _extend(logits, trie, level, nodes, scores, dead, normalise, width)
+        logits = decoder.step(codes, parents)
+    return nodes, scores, logits
+
+
+def _extend(
+    logits: Tensor,
+    trie: Trie,
+    depth: int,
+    nodes: Tensor,
+    scores: Tensor,
+    dead: Tensor | None,
+    normalise: Normalise,
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the best children of a beam and their scores, the codes that lead there, and the parents' places."""
+    children, codes, exists = trie.children(depth, nodes)
+    total = scores[:, :, None] + code_scores(logits, codes, exists, normalise)
+    if dead is not None:
+        _drop_dead(total, trie, depth, nodes, dead)
+    scores, best = total.flatten(1).topk(min(keep, total[0].numel()), dim=1)
+    chosen = children.flatten(1).gather(1, best)
+    return chosen, scores, codes.flatten(1).gather(1, best), best // trie.degrees[depth]
 
 
 def code_scores(logits: Tensor, codes: Tensor, exists: Tensor, normalise: Normalise) -> Tensor:
@@ -157,7 +201,7 @@ def _drop_dead(total: Tensor, trie: Trie, depth: int, nodes: Tensor, leaves: Ten
     total[user, beam, child] = -torch.inf
 
 
-def _ranked(items: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def ranked(items: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Order by falling score, then by item, and pad to ``k``."""
     items, by_item = items.sort(dim=1)
     scores, by_score = scores.gather(1, by_item).sort(dim=1, descending=True, stable=True)

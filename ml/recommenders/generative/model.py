@@ -26,6 +26,8 @@ from ml.recommenders.generative.backbones.decoder_only import DecoderOnlyParams
 from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoderParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
+from ml.recommenders.generative.objectives.sparse_dense import SparseDenseParams
+from ml.recommenders.generative.pair_tokens import PairTokensParams
 from ml.recommenders.generative.parts import Facts
 from ml.recommenders.generative.tokens import CodeTokensParams
 from ml.recommenders.generative.trie import build_trie
@@ -36,9 +38,9 @@ if TYPE_CHECKING:
 
 _BUILT_ON = "semantic_ids.json"
 
-TokensParams = CodeTokensParams
+TokensParams = Annotated[CodeTokensParams | PairTokensParams, Field(discriminator="kind")]
 BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discriminator="kind")]
-ObjectiveParams = AutoregressiveParams
+ObjectiveParams = Annotated[AutoregressiveParams | SparseDenseParams, Field(discriminator="kind")]
 
 
 class GenerativeParams(TrainingParams):

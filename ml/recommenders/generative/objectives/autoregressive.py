@@ -91,15 +91,7 @@ class Autoregressive(nn.Module):
         -------
         float [m, levels].
         """
-        trie, found = network.trie, []
-        for depth in range(trie.levels):
-            nodes = trie.above(depth, leaves)
-            _, codes, exists = trie.children(depth, nodes)
-            logits = network.table.logits(states[:, depth], depth).float() / self.params.temperature
-            scores = code_scores(logits, codes, exists, self.params.normalise)
-            taken = trie.above(depth + 1, leaves) - trie.first[depth][nodes]
-            found.append(scores.gather(1, taken[:, None]))
-        return torch.cat(found, dim=1)
+        return path_scores(network, states, leaves, self.params.normalise, self.params.temperature)
 
     def rank(
         self, network: Network, sequences: Sequences, k: int, excluded: Tensor | None
@@ -108,3 +100,32 @@ class Autoregressive(nn.Module):
         decoding = Decoding(network, sequences)
         n, params = len(sequences.lengths), self.params
         return beam_search(decoding, network.trie, n, params.beam, k, excluded, params.normalise)
+
+
+def path_scores(
+    network: Network, states: Tensor, leaves: Tensor, normalise: Normalise, temperature: float = 1.0
+) -> Tensor:
+    """Return the log-probabilities of the first codes of items.
+
+    Parameters
+    ----------
+    states
+        float [m, codes, d], before each code.
+    leaves
+        int64 [m], of the trie.
+    normalise, temperature
+        See `AutoregressiveParams`.
+
+    Returns
+    -------
+    float [m, codes].
+    """
+    trie, found = network.trie, [states.new_zeros(len(states), 0)]
+    for depth in range(states.shape[1]):
+        nodes = trie.above(depth, leaves)
+        _, codes, exists = trie.children(depth, nodes)
+        logits = network.table.logits(states[:, depth], depth).float() / temperature
+        scores = code_scores(logits, codes, exists, normalise)
+        taken = trie.above(depth + 1, leaves) - trie.first[depth][nodes]
+        found.append(scores.gather(1, taken[:, None]))
+    return torch.cat(found, dim=1)
