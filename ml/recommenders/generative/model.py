@@ -28,6 +28,8 @@ from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoderP
 from ml.recommenders.generative.identifiers import IdentifiersParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
+from ml.recommenders.generative.objectives.sparse_dense import SparseDenseParams
+from ml.recommenders.generative.pair_tokens import PairTokensParams
 from ml.recommenders.generative.parts import Facts
 from ml.recommenders.generative.stages import Course, FineTuningParams
 from ml.recommenders.generative.tokens import CodeTokensParams
@@ -39,9 +41,9 @@ if TYPE_CHECKING:
 
 _BUILT_ON = "semantic_ids.json"
 
-TokensParams = CodeTokensParams
+TokensParams = Annotated[CodeTokensParams | PairTokensParams, Field(discriminator="kind")]
 BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discriminator="kind")]
-ObjectiveParams = AutoregressiveParams
+ObjectiveParams = Annotated[AutoregressiveParams | SparseDenseParams, Field(discriminator="kind")]
 AlignmentParams = Annotated[DirectParams | IterativeParams, Field(discriminator="kind")]
 #: Stages of training after the first, in their order; each is a parameter of that name.
 STAGES = ("fine_tuning", "alignment")
