@@ -28,6 +28,7 @@ from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
 from ml.recommenders.generative.parts import Facts
 from ml.recommenders.generative.tokens import CodeTokensParams
+from ml.recommenders.generative.tokens_disentangled import DisentangledTokensParams
 from ml.recommenders.generative.trie import build_trie
 from ml.recommenders.training import TrainingParams, train_network, validation_score
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 _BUILT_ON = "semantic_ids.json"
 
-TokensParams = CodeTokensParams
+TokensParams = Annotated[CodeTokensParams | DisentangledTokensParams, Field(discriminator="kind")]
 BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discriminator="kind")]
 ObjectiveParams = AutoregressiveParams
 

@@ -17,6 +17,7 @@ from ml.recommenders.generative.parts import (
     Memory,
     Objective,
     Tokens,
+    WritingTokens,
 )
 from ml.recommenders.generative.trie import Trie
 
@@ -65,8 +66,10 @@ class Network(nn.Module):
         at, targets
             int64 [n, p]; see `asked`.
         """
-        rows = self.table.rows(targets)[..., :-1]
-        return self.backbone.write(memory, at, self.table.inputs(rows))[0]
+        x = self.table.inputs(self.table.rows(targets)[..., :-1])
+        if isinstance(self.tokens, WritingTokens):
+            x = self.tokens.written(x)
+        return self.backbone.write(memory, at, x)[0]
 
     def forward(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return the mean loss of a batch, the four tensors of `Sequences` and targets, and its number of targets."""
@@ -83,6 +86,8 @@ class Decoding:
         self.at = sequences.lengths[:, None]
         self.level = 0
         self.past: list[KeysValues] | None = None
+        # What was put in so far, for tokens whose embedding depends on those before them.
+        self.written: Tensor | None = None
 
     def start(self) -> Tensor:
         """See `ml.recommenders.generative.beam.Decoder`."""
@@ -96,8 +101,12 @@ class Decoding:
         self.level += 1
         users = torch.arange(len(codes), device=codes.device)[:, None]
         self.past = [(keys[users, parents], values[users, parents]) for keys, values in self.past or []]
+        self.written = None if self.written is None else self.written[users, parents]
         return self._advance((embedded + table.place[self.level])[:, :, None])
 
     def _advance(self, x: Tensor) -> Tensor:
+        if isinstance(self.network.tokens, WritingTokens):
+            self.written = x if self.written is None else torch.cat([self.written, x], dim=2)
+            x = self.network.tokens.written(self.written)[:, :, -1:]
         states, self.past = self.network.backbone.write(self.memory, self.at, x, self.past)
         return self.network.table.logits(states[:, :, 0], self.level)
