@@ -26,9 +26,11 @@ from ml.recommenders.generative.backbones.decoder_only import DecoderOnlyParams
 from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoderParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
+from ml.recommenders.generative.objectives.next_tokens import NextTokensParams
 from ml.recommenders.generative.parts import Facts
 from ml.recommenders.generative.tokens import CodeTokensParams
 from ml.recommenders.generative.tokens_disentangled import DisentangledTokensParams
+from ml.recommenders.generative.tokens_text import TextTokensParams
 from ml.recommenders.generative.trie import build_trie
 from ml.recommenders.training import TrainingParams, train_network, validation_score
 
@@ -37,9 +39,11 @@ if TYPE_CHECKING:
 
 _BUILT_ON = "semantic_ids.json"
 
-TokensParams = Annotated[CodeTokensParams | DisentangledTokensParams, Field(discriminator="kind")]
+TokensParams = Annotated[
+    CodeTokensParams | DisentangledTokensParams | TextTokensParams, Field(discriminator="kind")
+]
 BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discriminator="kind")]
-ObjectiveParams = AutoregressiveParams
+ObjectiveParams = Annotated[AutoregressiveParams | NextTokensParams, Field(discriminator="kind")]
 
 
 class GenerativeParams(TrainingParams):

@@ -47,6 +47,8 @@ SMALL_PARTS: dict[str, dict[str, Any]] = {
     },
     "decoder_only": {"heads": 2, "head_width": 8, "feed_forward": 32, "layers": 1},
     "autoregressive": {"beam": 24},
+    "disentangled": {"heads": 2, "head_width": 8, "feed_forward": 32},
+    "text": {"view": "vectors"},
 }
 
 #: Packages of an extra, without which a kind cannot be trained.
