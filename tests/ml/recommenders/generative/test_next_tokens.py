@@ -95,7 +95,7 @@ def test_more_than_there_are_is_padded_and_items_without_an_id_are_not_shown() -
 
 
 def test_the_loss_is_the_mean_over_targets_with_an_id() -> None:
-    made, network = make()
+    _, network = make()
     sequences, targets = read([5, 1, 9], [4, 8]), torch.tensor([[1, 9, 2], [8, 0, -1]])
     with torch.no_grad():
         loss, count = network.objective.loss(network, sequences, targets)
