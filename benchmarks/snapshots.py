@@ -28,13 +28,14 @@ from ml.vectors.text import update_text_vectors
 from orchestration.semantic_ids import code_size, read_items
 from orchestration.settings import Settings
 
+DEFAULT = str(Settings.model_fields["tokenizer"].default)
 _ITEM_SCHEMA = pa.schema(
     {name: pa.string() for name in ("item_id", "title", "description", "brand")}
     | {"categories": pa.list_(pa.string()), "attributes": pa.map_(pa.string(), pa.string())}
 )
 
 
-def cut(folder: Path, work: Path, tokenizer: str = Settings.model_fields["tokenizer"].default) -> Path:
+def cut(folder: Path, work: Path, tokenizer: str = DEFAULT) -> Path:
     """Cut a snapshot of a log; what ``work`` holds already is used as it is.
 
     Parameters
@@ -68,6 +69,12 @@ def cut(folder: Path, work: Path, tokenizer: str = Settings.model_fields["tokeni
     return write_snapshot(settings.marts, ids, fused, settings.snapshots, text)
 
 
+def of_tokenizer(snapshot: Path, tokenizer: str | None) -> Path:
+    """Return where the same log with the semantic IDs of a tokenizer's recipe is; None stands for the default one."""
+    own = tokenizer is None or tokenizer == DEFAULT
+    return snapshot if own else snapshot.with_name(f"{snapshot.name}@{tokenizer}")
+
+
 def write_marts(log: Log, marts: Path) -> None:
     """Write the two marts that vectors and snapshots read, sorted as the warehouse sorts them."""
     marts.mkdir(parents=True, exist_ok=True)
@@ -99,18 +106,21 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="the snapshot becomes FOLDER/NAME")
     parser.add_argument("--work", type=Path, help="keeps what is made on the way; FOLDER/.work by default")
-    parser.add_argument("--tokenizer", default=Settings.model_fields["tokenizer"].default)
+    parser.add_argument(
+        "--tokenizer", default=DEFAULT, help=f"another than {DEFAULT} makes FOLDER/NAME@TOKENIZER"
+    )
     options = parser.parse_args(argv)
     if options.root is None:
         parser.error("say where the logs are: --root, or TESSERA_DATASETS")
     for name in options.datasets:
         work = (options.work or options.out / ".work") / name
         made = cut(Path(options.root) / name, work.resolve(), options.tokenizer)
-        with publish(options.out / name) as staging:
+        target = of_tokenizer(options.out / name, options.tokenizer)
+        with publish(target) as staging:
             shutil.copytree(made, staging, dirs_exist_ok=True)
         told = read_manifest(made).metrics
         counted = f"{told['users']} users, {told['items']} items, {told['events']} events"
-        sys.stdout.write(f"{options.out / name}: snapshot {made.name}, {counted}\n")
+        sys.stdout.write(f"{target}: snapshot {made.name}, {counted}\n")
     return 0
 
 
