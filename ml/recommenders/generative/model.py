@@ -22,6 +22,7 @@ from ml.recommenders.base import (
     write_weights,
 )
 from ml.recommenders.batches import Plans, Sequences
+from ml.recommenders.generative.auxiliary.alignment import AlignmentParams
 from ml.recommenders.generative.backbones.decoder_only import DecoderOnlyParams
 from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoderParams
 from ml.recommenders.generative.network import Network
@@ -44,6 +45,7 @@ TokensParams = Annotated[
 ]
 BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discriminator="kind")]
 ObjectiveParams = Annotated[AutoregressiveParams | NextTokensParams, Field(discriminator="kind")]
+AuxiliaryParams = AlignmentParams
 
 
 class GenerativeParams(TrainingParams):
@@ -51,7 +53,7 @@ class GenerativeParams(TrainingParams):
 
     Parameters
     ----------
-    tokens, backbone, objective
+    tokens, backbone, objective, auxiliary
         The parts by role, each ``{kind: ..., its parameters}``; see `ml.recommenders.generative.parts`.
     d, length, dropout
         Width, latest history items that are read, dropout everywhere.
@@ -64,6 +66,7 @@ class GenerativeParams(TrainingParams):
     tokens: TokensParams = CodeTokensParams()
     backbone: BackboneParams = EncoderDecoderParams()
     objective: ObjectiveParams = AutoregressiveParams()
+    auxiliary: tuple[AuxiliaryParams, ...] = ()
     d: int = Field(default=64, ge=2)
     length: int = Field(default=20, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -74,7 +77,7 @@ class GenerativeParams(TrainingParams):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        for part in (self.tokens, self.backbone, self.objective):
+        for part in (self.tokens, self.backbone, self.objective, *self.auxiliary):
             part.check(self)
         return self
 
@@ -106,6 +109,7 @@ class GenerativeParams(TrainingParams):
             self.tokens.build(facts),
             self.backbone.build(facts),
             self.objective.build(facts),
+            [part.build(facts) for part in self.auxiliary],
         )
 
 

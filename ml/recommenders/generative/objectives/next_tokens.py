@@ -94,7 +94,8 @@ class NextTokens(nn.Module):
         reachable = trie.place >= 0
         total = scores[0].new_full((len(sequences.lengths), len(rows)), -torch.inf)
         total[:, reachable] = sum(
-            (score[:, rows[reachable, level]] for level, score in enumerate(scores)), start=scores[0].new_zeros(())
+            (score[:, rows[reachable, level]] for level, score in enumerate(scores)),
+            start=scores[0].new_zeros(()),
         )
         if excluded is not None:
             nowhere = torch.where(excluded < 0, len(rows), excluded)

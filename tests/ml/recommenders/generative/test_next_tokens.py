@@ -151,11 +151,11 @@ def test_a_network_answers_for_a_catalogue_that_it_never_saw(tmp_path: Path) -> 
     codes = np.concatenate([every, np.zeros((16, 1), np.int32)], axis=1)
     text = np.eye(16, 8, dtype=np.float32)
     nothing, sizes = np.zeros((16, 0), np.float32), (4, 4, 1)
-    first = Catalogue([f"a{i:02d}" for i in range(16)], [""] * 16, [[]] * 16, nothing, codes, sizes, "t", text)
-    turned = np.random.default_rng(0).permutation(16)
-    second = replace(
-        first, item_ids=[f"b{i:02d}" for i in range(16)], codes=codes[turned], text=text[turned]
+    first = Catalogue(
+        [f"a{i:02d}" for i in range(16)], [""] * 16, [[]] * 16, nothing, codes, sizes, "t", text
     )
+    turned = np.random.default_rng(0).permutation(16)
+    second = replace(first, item_ids=[f"b{i:02d}" for i in range(16)], codes=codes[turned], text=text[turned])
     walks = Histories.of([[(user * 5 + step) % 16 for step in range(4 + user % 5)] for user in range(48)])
     parts = split(walks, "leave_one_out")
     made = Generative(
