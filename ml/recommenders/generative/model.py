@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from ml.artifacts import ArtifactError, read_json, write_json
+from ml.artifacts import ArtifactError
 from ml.evaluation.splits import Split
 from ml.histories import Histories
 from ml.recommenders.base import (
@@ -25,6 +25,7 @@ from ml.recommenders.batches import Plans, Sequences
 from ml.recommenders.generative.auxiliary.alignment import AlignmentParams
 from ml.recommenders.generative.backbones.decoder_only import DecoderOnlyParams
 from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoderParams
+from ml.recommenders.generative.built_on import read_built_on, write_built_on
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
 from ml.recommenders.generative.objectives.next_tokens import NextTokensParams
@@ -37,8 +38,6 @@ from ml.recommenders.training import TrainingParams, train_network, validation_s
 
 if TYPE_CHECKING:
     from ml.snapshot import Catalogue
-
-_BUILT_ON = "semantic_ids.json"
 
 TokensParams = Annotated[
     CodeTokensParams | DisentangledTokensParams | TextTokensParams, Field(discriminator="kind")
@@ -187,8 +186,7 @@ class Generative:
         network = self.fitted()
         tensors = {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
         write_weights(folder, tensors)
-        built_on = {"tokenizer": self._tokenizer, "code_sizes": network.table.code_sizes}
-        write_json(folder / _BUILT_ON, built_on)
+        write_built_on(folder, self._tokenizer, network.table.code_sizes)
         write_config(folder, self)
 
     @classmethod
@@ -202,17 +200,7 @@ class Generative:
             shape.
         """
         made = cls(read_params(folder, GenerativeParams))
-        built_on = read_json(folder / _BUILT_ON)
-        if catalogue.tokenizer != built_on["tokenizer"]:
-            raise ArtifactError(
-                f"{folder} was trained on semantic IDs of tokenizer {built_on['tokenizer']}, not {catalogue.tokenizer}"
-            )
-        sizes = tuple(built_on["code_sizes"])
-        # The last level may have grown with the catalogue; the others belong to the tokenizer.
-        if catalogue.code_sizes[:-1] != sizes[:-1]:
-            raise ArtifactError(
-                f"{folder} was trained on semantic IDs of sizes {sizes}, not {catalogue.code_sizes}"
-            )
+        sizes = read_built_on(folder, catalogue)
         tensors = {name: torch.from_numpy(array) for name, array in read_weights(folder).items()}
         network = made._take(made.params.build(made.params.facts(catalogue, sizes)), catalogue)
         try:
