@@ -59,10 +59,10 @@ class CodeTable(nn.Module):
         x = torch.cat([start, self.embed(rows)], dim=-2)
         return x + self.place[: x.shape[-2]]
 
-    def logits(self, states: Tensor, level: int) -> Tensor:
-        """Score all codes of a level, states [..., d] to [..., size of the level]."""
+    def logits(self, states: Tensor, level: int, codes: Tensor | None = None) -> Tensor:
+        """Score all codes of a level, or those of int64 [codes], states [..., d] to [..., size of the level or codes]."""
         begin = int(self.offsets[level])
-        rows = slice(begin, begin + self.code_sizes[level])
+        rows = slice(begin, begin + self.code_sizes[level]) if codes is None else codes + begin
         return states @ self.table[rows].T + self.bias[rows]
 
     def item_sums(self) -> Tensor:

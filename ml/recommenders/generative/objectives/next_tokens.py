@@ -29,11 +29,15 @@ class NextTokensParams(PartParams):
 
     Parameters
     ----------
+    normalise
+        Whether a code's probability is over all codes of its level, as in the paper, or over those that any item of the
+        catalogue has there; training and decoding do the same.
     beam
         Hypotheses kept of a beam search over the trie, at least as many as items asked for; None scores every item.
     """
 
     kind: Literal["next_tokens"] = "next_tokens"
+    normalise: Literal["vocabulary", "catalogue"] = "vocabulary"
     beam: int | None = Field(default=None, ge=1)
 
     def check(self, whole: GenerativeParams) -> None:
@@ -69,18 +73,33 @@ class NextTokens(nn.Module):
         codes = table.rows(asked[known]) - table.offsets
         loss = states.sum() * 0
         if len(states):
-            for level in range(table.levels):
-                logits = table.logits(states[:, level], level).float()
-                loss = loss + nn.functional.cross_entropy(logits, codes[:, level])
+            for level, present in enumerate(self._present(network)):
+                logits = table.logits(states[:, level], level, present).float()
+                place = codes[:, level] if present is None else torch.searchsorted(present, codes[:, level])
+                loss = loss + nn.functional.cross_entropy(logits, place)
         for part in network.auxiliary:
             loss = loss + part(network, sequences, targets, memory)
         return loss, known.sum()
 
     def scores(self, network: Network, sequences: Sequences) -> list[Tensor]:
-        """Return the log-probabilities of the codes of each level, float [n, size of the level]."""
+        """Return the log-probabilities of the codes of each level, float [n, size of the level]; -inf for none."""
         states = last_item(network.read(sequences), sequences.lengths[:, None])[:, 0]
+        table, found = network.table, []
+        for level, present in enumerate(self._present(network)):
+            told = table.logits(states[:, level], level, present).float().log_softmax(-1)
+            if present is not None:
+                every = told.new_full((len(told), table.code_sizes[level]), -torch.inf)
+                told = every.index_copy(1, present, told)
+            found.append(told)
+        return found
+
+    def _present(self, network: Network) -> list[Tensor | None]:
+        """Return the codes of each level that a probability is over, int64, rising; None for all."""
         table = network.table
-        return [table.logits(states[:, i], i).float().log_softmax(-1) for i in range(table.levels)]
+        if self.params.normalise == "vocabulary":
+            return [None] * table.levels
+        codes = (table.item_rows - table.offsets)[network.trie.place >= 0]
+        return [column.unique() for column in codes.T]
 
     def rank(
         self, network: Network, sequences: Sequences, k: int, excluded: Tensor | None

@@ -38,8 +38,7 @@ def make_params(
             **{"d": 16, "length": 5, "dropout": 0.0},
             "tokens": {"kind": "text", "text": text},
             "backbone": {"kind": "decoder_only", "within": within, **SIZES},
-            "objective": {"kind": "next_tokens", "beam": beam},
-            **changes,
+            **({"objective": {"kind": "next_tokens", "beam": beam}} | changes),
         }
     )
 
@@ -103,6 +102,28 @@ def test_the_loss_is_the_mean_over_targets_with_an_id() -> None:
     expected = -np.mean([by_hand(network, history)[target] for history, target in prefixes])
     assert count == 5
     np.testing.assert_allclose(float(loss), expected, rtol=1e-4)
+
+
+def test_probabilities_over_the_catalogue_leave_out_codes_that_no_item_has() -> None:
+    catalogue = make_catalogue()
+    catalogue.codes[catalogue.codes[:, 0] == 2] = -1
+    network = make(catalogue=catalogue, objective={"kind": "next_tokens", "normalise": "catalogue"})[1]
+    whole = make(catalogue=catalogue)[1]
+    sequences = read([5, 1, 9], [4])
+    assert isinstance(network.objective, NextTokens)
+    assert isinstance(whole.objective, NextTokens)
+    with torch.no_grad():
+        scores, plain = network.objective.scores(network, sequences), whole.objective.scores(whole, sequences)
+        assert (scores[0][:, 2] == -torch.inf).all()
+        expected = plain[0].clone()
+        expected[:, 2] = -torch.inf
+        torch.testing.assert_close(scores[0], expected - expected.logsumexp(1, keepdim=True))
+        torch.testing.assert_close(scores[1:], plain[1:])
+        target = int(np.flatnonzero(catalogue.codes[:, 0] >= 0)[0])
+        loss, _ = network.objective.loss(network, read([5]), torch.tensor([[target]]))
+        told = network.objective.scores(network, read([5]))
+    expected_loss = -sum(float(told[i][0, code]) for i, code in enumerate(catalogue.codes[target]))
+    np.testing.assert_allclose(float(loss), expected_loss, rtol=1e-4)
 
 
 def test_states_are_those_of_the_last_items_places() -> None:
