@@ -6,7 +6,7 @@ A recipe names one part for each role. Its parameters are a pydantic model with 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -118,6 +118,18 @@ class Tokens(Protocol):
 
     def __call__(self, table: CodeTable, sequences: Sequences) -> Tensor:
         """Return float [n, length, per_item, d]; what padding holds does not matter."""
+        ...
+
+
+@runtime_checkable
+class WritingTokens(Protocol):
+    """A `Tokens` that embeds the codes of an ID that is being written in its own way, too."""
+
+    def written(self, x: Tensor) -> Tensor:
+        """Map `CodeTable.inputs` of a start and the codes so far, float [n, p, 1 + codes, d], to the same shape.
+
+        What it makes of a code may depend on those before it, not on those after it.
+        """
         ...
 
 
