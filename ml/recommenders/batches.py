@@ -27,12 +27,16 @@ class Sequences(NamedTuple):
         int64 [n, length], microseconds since the epoch, 0 for padding.
     types
         int64 [n, length], event types, 0 for padding.
+    target_times, target_types
+        The same of the events that follow, which training asks for; None where nobody knows them.
     """
 
     items: Tensor
     lengths: Tensor
     times: Tensor
     types: Tensor
+    target_times: Tensor | None = None
+    target_types: Tensor | None = None
 
     @property
     def real(self) -> Tensor:
@@ -43,9 +47,8 @@ class Sequences(NamedTuple):
     def of(cls, histories: Histories, longest: int, device: torch.device | str = "cpu") -> Sequences:
         """Take the last ``longest`` events of every history."""
         recent = histories.tail(longest)
-        return cls(
-            *(tensor.to(device) for tensor in Events.of(recent).take(recent.offsets[:-1], recent.lengths))
-        )
+        read = Events.of(recent).take(recent.offsets[:-1], recent.lengths)
+        return cls(*(tensor.to(device) for tensor in read if tensor is not None))
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ class Plans:
         return len(self.edges)
 
     def batches(self, rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
-        """Yield every window once: the four tensors of `Sequences`, and targets int64 [n, length], -1 where none."""
+        """Yield every window once: the tensors of `Sequences`, and targets int64 [n, length], -1 where none."""
         cut = self.cut
         shuffled = rng.permutation(len(cut.starts))
         order = shuffled[np.argsort(cut.lengths[shuffled], kind="stable")]
@@ -142,12 +145,10 @@ class Plans:
         for group in rng.permutation(len(groups)):
             starts, lengths = cut.starts[groups[group]], cut.lengths[groups[group]]
             read = cut.events.take(starts, lengths)
-            following = cut.events.items[
-                torch.where(
-                    read.real, torch.from_numpy(starts)[:, None] + torch.arange(read.items.shape[1]) + 1, 0
-                )
-            ]
+            events, after = cut.events, torch.arange(read.items.shape[1]) + 1
+            place = torch.where(read.real, torch.from_numpy(starts)[:, None] + after, 0)
             wanted = read.real
             if cut.last_only:
                 wanted = torch.arange(read.items.shape[1]) == read.lengths[:, None] - 1
-            yield *read, torch.where(wanted, following, -1)
+            told = (torch.where(wanted, column[place], 0) for column in (events.times, events.types))
+            yield *read[:4], *told, torch.where(wanted, events.items[place], -1)

@@ -26,8 +26,13 @@ from ml.recommenders.generative.backbones.decoder_only import DecoderOnlyParams
 from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoderParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
+from ml.recommenders.generative.objectives.behaviour import BehaviourParams
+from ml.recommenders.generative.objectives.prior_heads import PriorHeadsParams
+from ml.recommenders.generative.objectives.session import SessionParams
 from ml.recommenders.generative.parts import Facts
 from ml.recommenders.generative.tokens import CodeTokensParams
+from ml.recommenders.generative.tokens_behaviour import BehaviourTokensParams
+from ml.recommenders.generative.tokens_session import SessionTokensParams
 from ml.recommenders.generative.trie import build_trie
 from ml.recommenders.training import TrainingParams, train_network, validation_score
 
@@ -36,9 +41,13 @@ if TYPE_CHECKING:
 
 _BUILT_ON = "semantic_ids.json"
 
-TokensParams = CodeTokensParams
+TokensParams = Annotated[
+    CodeTokensParams | BehaviourTokensParams | SessionTokensParams, Field(discriminator="kind")
+]
 BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discriminator="kind")]
-ObjectiveParams = AutoregressiveParams
+ObjectiveParams = Annotated[
+    AutoregressiveParams | BehaviourParams | PriorHeadsParams | SessionParams, Field(discriminator="kind")
+]
 
 
 class GenerativeParams(TrainingParams):
@@ -74,7 +83,11 @@ class GenerativeParams(TrainingParams):
         return self
 
     def facts(
-        self, catalogue: Catalogue, code_sizes: tuple[int, ...], train: Histories | None = None
+        self,
+        catalogue: Catalogue,
+        code_sizes: tuple[int, ...],
+        train: Histories | None = None,
+        behaviours: int = 1,
     ) -> Facts:
         """Return what parts may know.
 
@@ -92,6 +105,7 @@ class GenerativeParams(TrainingParams):
             self.length,
             self.dropout,
             train,
+            behaviours,
         )
 
     def build(self, facts: Facts) -> Network:
@@ -115,6 +129,7 @@ class Generative:
         self.params = params
         self.network: Network | None = None
         self._tokenizer: str | None = None
+        self._behaviours = 1
 
     def fit(
         self, split: Split, catalogue: Catalogue, seed: int, checkpoints: Path | None = None
@@ -128,8 +143,9 @@ class Generative:
         """
         params = self.params
         with reproducible(seed):
-            facts = params.facts(catalogue, catalogue.code_sizes, split.train)
-            network = self._take(params.build(facts), catalogue)
+            behaviours = int(split.train.event_types.max(initial=0)) + 1
+            facts = params.facts(catalogue, catalogue.code_sizes, split.train, behaviours)
+            network = self._take(params.build(facts), catalogue, behaviours)
             cut = network.objective.windows(split.train, params.length, network.backbone.causal)
             plans = Plans(cut, params.batch_tokens)
             if not len(plans):
@@ -178,8 +194,8 @@ class Generative:
         network = self.fitted()
         tensors = {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
         write_weights(folder, tensors)
-        built_on = {"tokenizer": self._tokenizer, "code_sizes": network.table.code_sizes}
-        write_json(folder / _BUILT_ON, built_on)
+        sizes = {"code_sizes": network.table.code_sizes, "behaviours": self._behaviours}
+        write_json(folder / _BUILT_ON, {"tokenizer": self._tokenizer, **sizes})
         write_config(folder, self)
 
     @classmethod
@@ -205,7 +221,9 @@ class Generative:
                 f"{folder} was trained on semantic IDs of sizes {sizes}, not {catalogue.code_sizes}"
             )
         tensors = {name: torch.from_numpy(array) for name, array in read_weights(folder).items()}
-        network = made._take(made.params.build(made.params.facts(catalogue, sizes)), catalogue)
+        behaviours = built_on["behaviours"]
+        facts = made.params.facts(catalogue, sizes, behaviours=behaviours)
+        network = made._take(made.params.build(facts), catalogue, behaviours)
         try:
             network.load_state_dict(tensors)
         except RuntimeError as error:
@@ -224,6 +242,6 @@ class Generative:
             raise ValueError("this recommender is not fitted")
         return self.network
 
-    def _take(self, network: Network, catalogue: Catalogue) -> Network:
-        self.network, self._tokenizer = network, catalogue.tokenizer
+    def _take(self, network: Network, catalogue: Catalogue, behaviours: int) -> Network:
+        self.network, self._tokenizer, self._behaviours = network, catalogue.tokenizer, behaviours
         return network

@@ -13,6 +13,7 @@ from ml.recommenders.generative.parts import (
     Auxiliary,
     Backbone,
     Facts,
+    Groups,
     KeysValues,
     Memory,
     Objective,
@@ -47,7 +48,8 @@ class Network(nn.Module):
     def read(self, sequences: Sequences) -> Memory:
         """Read histories."""
         embedded = self.tokens(self.table, sequences)
-        return self.backbone.read(embedded, self.table.start, sequences.lengths)
+        lengths = self.tokens.groups(sequences) if isinstance(self.tokens, Groups) else sequences.lengths
+        return self.backbone.read(embedded, self.table.start, lengths)
 
     def asked(self, sequences: Sequences, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return how many items precede each target and the targets, both int64 [n, p]; -1 where there is none."""
@@ -69,7 +71,7 @@ class Network(nn.Module):
         return self.backbone.write(memory, at, self.table.inputs(rows))[0]
 
     def forward(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Return the mean loss of a batch, the four tensors of `Sequences` and targets, and its number of targets."""
+        """Return the mean loss of a batch, the tensors of `Sequences` and targets, and its number of targets."""
         *read, targets = batch
         return self.objective.loss(self, Sequences(*read), targets)
 
@@ -80,7 +82,7 @@ class Decoding:
     def __init__(self, network: Network, sequences: Sequences) -> None:
         self.network = network
         self.memory = network.read(sequences)
-        self.at = sequences.lengths[:, None]
+        self.at = self.memory.lengths[:, None]
         self.level = 0
         self.past: list[KeysValues] | None = None
 
@@ -100,4 +102,8 @@ class Decoding:
 
     def _advance(self, x: Tensor) -> Tensor:
         states, self.past = self.network.backbone.write(self.memory, self.at, x, self.past)
-        return self.network.table.logits(states[:, :, 0], self.level)
+        return self.logits(states[:, :, 0])
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Score the codes of this level, states [n, hypotheses, d] to [n, hypotheses, size of the level]."""
+        return self.network.table.logits(states, self.level)

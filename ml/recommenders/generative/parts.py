@@ -6,7 +6,7 @@ A recipe names one part for each role. Its parameters are a pydantic model with 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -52,6 +52,8 @@ class Facts:
         Width, latest history items that are read, and dropout of the whole network.
     train
         Training histories; None where a trained network is built again.
+    behaviours
+        Event types that training histories have, from 0.
     """
 
     catalogue: Catalogue
@@ -62,6 +64,7 @@ class Facts:
     length: int
     dropout: float
     train: Histories | None = None
+    behaviours: int = 1
 
     @property
     def n_items(self) -> int:
@@ -91,7 +94,7 @@ class Memory:
     real
         bool [n, 1 + places], False where there is padding, which is always on the right.
     lengths
-        int64 [n], items.
+        int64 [n], items, or what else has places of its own; see `Groups`.
     per_item
         Places of an item.
     kept
@@ -118,6 +121,15 @@ class Tokens(Protocol):
 
     def __call__(self, table: CodeTable, sequences: Sequences) -> Tensor:
         """Return float [n, length, per_item, d]; what padding holds does not matter."""
+        ...
+
+
+@runtime_checkable
+class Groups(Protocol):
+    """A `Tokens` that gives places to groups of consecutive items instead of items."""
+
+    def groups(self, sequences: Sequences) -> Tensor:
+        """Return the groups of each history, int64 [n]."""
         ...
 
 
