@@ -197,7 +197,7 @@ def test_slices_by_what_was_done_with_the_target() -> None:
     assert set(query_slices(asked, whole, 4, ["view"])) == set(query_slices(asked, whole, 4))
     items = np.array([[2, 0], [3, 1], [1, 0]], np.int32)
     seen = evaluate(
-        Fixed(items, falling(items)), asked, whole, 4, k=2, exclude_history=False, event_types=["c", "p", "v"]
+        Fixed(items, falling(items)), asked, whole, 4, k=5, exclude_history=False, event_types=["c", "p", "v"]
     )
     assert {name: seen.slice_metrics[f"type={name}"]["recall@5"] for name in "cpv"} == {
         "c": 1,
