@@ -106,11 +106,10 @@ class PriorHeads(Autoregressive):
         for prior, label in params.asked.items():
             if not 0 <= label < self.sizes.get(prior, 0):
                 raise ValueError(f"label {label} of prior {prior} is asked for; heads are {self.sizes}")
-        adapters: dict[str, nn.Module] = {
-            prior: Adapters(facts.d, params.width, size) if params.width else _Nothing()
-            for prior, size in self.sizes.items()
-        }
-        self.adapters = nn.ModuleDict(adapters)
+        adapted = self.sizes if params.width else {}
+        self.adapters = nn.ModuleDict(
+            {prior: Adapters(facts.d, params.width, size) for prior, size in adapted.items()}
+        )
         self.gates = nn.ModuleDict({prior: nn.Linear(facts.d, size) for prior, size in self.sizes.items()})
         self.register_buffer("taxonomy", taxonomy(facts.catalogue, params.groups), persistent=False)
         self.taxonomy: Tensor
@@ -225,13 +224,6 @@ class PriorDecoding(Decoding):
     def logits(self, states: Tensor) -> Tensor:
         """See `Decoding.logits`."""
         return super().logits(self.objective.adapt(states, self.labels))
-
-
-class _Nothing(nn.Module):
-    """Stands where an adapter would."""
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return x
 
 
 def taxonomy(catalogue: Catalogue, groups: int) -> Tensor:
