@@ -33,13 +33,14 @@ from orchestration.simulate import SimulationConfig, simulate
 SHOP = SimulationConfig(
     users=3_000, items=2_000, events=120_000, late=0, duplicated=0, out_of_order=0, broken=0
 )
+DEFAULT = str(Settings.model_fields["tokenizer"].default)
 _ITEM_SCHEMA = pa.schema(
     {name: pa.string() for name in ("item_id", "title", "description", "brand")}
     | {"categories": pa.list_(pa.string()), "attributes": pa.map_(pa.string(), pa.string())}
 )
 
 
-def cut(folder: Path, work: Path, tokenizer: str = Settings.model_fields["tokenizer"].default) -> Path:
+def cut(folder: Path, work: Path, tokenizer: str = DEFAULT) -> Path:
     """Cut a snapshot of a log; what ``work`` holds already is used as it is.
 
     Parameters
@@ -71,6 +72,12 @@ def cut(folder: Path, work: Path, tokenizer: str = Settings.model_fields["tokeni
     fitted = fit_tokenizer(known, recipe.kind, params, settings.seed, inputs, settings.tokenizers)
     ids = assign_semantic_ids(fitted, known, None, settings.semantic_ids, inputs)
     return write_snapshot(settings.marts, ids, fused, settings.snapshots, text)
+
+
+def of_tokenizer(snapshot: Path, tokenizer: str | None) -> Path:
+    """Return where the same log with the semantic IDs of a tokenizer's recipe is; None stands for the default one."""
+    own = tokenizer is None or tokenizer == DEFAULT
+    return snapshot if own else snapshot.with_name(f"{snapshot.name}@{tokenizer}")
 
 
 def write_marts(log: Log, marts: Path) -> None:
@@ -114,7 +121,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="the snapshot becomes FOLDER/NAME")
     parser.add_argument("--work", type=Path, help="keeps what is made on the way; FOLDER/.work by default")
-    parser.add_argument("--tokenizer", default=Settings.model_fields["tokenizer"].default)
+    parser.add_argument(
+        "--tokenizer", default=DEFAULT, help=f"another than {DEFAULT} makes FOLDER/NAME@TOKENIZER"
+    )
     options = parser.parse_args(argv)
     if options.root is None and set(options.datasets) != {"simulator"}:
         parser.error("say where the logs are: --root, or TESSERA_DATASETS")
@@ -122,11 +131,12 @@ def main(argv: list[str] | None = None) -> int:
         work = (options.work or options.out / ".work") / name
         folder = simulated(work) if name == "simulator" else Path(options.root) / name
         made = cut(folder, work.resolve(), options.tokenizer)
-        with publish(options.out / name) as staging:
+        target = of_tokenizer(options.out / name, options.tokenizer)
+        with publish(target) as staging:
             shutil.copytree(made, staging, dirs_exist_ok=True)
         told = read_manifest(made).metrics
         counted = f"{told['users']} users, {told['items']} items, {told['events']} events"
-        sys.stdout.write(f"{options.out / name}: snapshot {made.name}, {counted}\n")
+        sys.stdout.write(f"{target}: snapshot {made.name}, {counted}\n")
     return 0
 
 

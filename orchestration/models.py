@@ -88,17 +88,23 @@ def train_candidates(settings: Settings, recipes: Sequence[str]) -> dict[str, Pa
 
 
 def check_recipes(settings: Settings) -> None:
-    """Refuse recipes that do not exist, before hours are spent on those that do.
+    """Refuse recipes that cannot be trained, before hours are spent on those that can.
 
     Raises
     ------
     RecipeError, ArtifactError
-        If a recipe is unknown or malformed, or if the baseline is missing.
+        If a recipe is unknown or malformed, needs another tokenizer than the settings name, or if the baseline is
+        missing.
     """
     from ml.recipes import load_recipe
 
     for name in settings.recipes:
-        load_recipe(name)
+        needed = load_recipe(name).tokenizer
+        if needed not in (None, settings.tokenizer):
+            raise ArtifactError(
+                f"recipe {name!r} is of semantic IDs by {needed!r}: set TESSERA_TOKENIZER={needed}, "
+                f"which is {settings.tokenizer!r}"
+            )
     if BASELINE not in settings.recipes:
         raise ArtifactError(f"TESSERA_RECIPES must name {BASELINE!r}: every claim is measured against it")
 

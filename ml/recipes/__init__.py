@@ -50,10 +50,17 @@ class Recipe(Published):
         Dataset to metric to the paper's number, for reference.
     recommender
         ``kind`` and parameters; those that the file leaves out are filled in, so that a recipe is complete.
+    tokenizer
+        Recipe of the semantic IDs that it is to be trained on; None for any, or for none.
+    ablations
+        Name to what is set otherwise in ``recommender``, part by part: what the paper's claim lives on, taken away.
+        `load_recipe` knows each as ``RECIPE@NAME``.
     """
 
     published: dict[str, dict[str, float]] = Field(default_factory=dict)
     recommender: dict[str, Any]
+    tokenizer: str | None = None
+    ablations: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("recommender")
     @classmethod
@@ -81,14 +88,16 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
-    """Read a recommender's recipe by name, or from a YAML file of one's own.
+    """Read a recommender's recipe by name, or from a YAML file of one's own; ``RECIPE@NAME`` is an ablation of it.
 
     Raises
     ------
     RecipeError
-        If there is no such recipe, or if it is not valid; the message is one line and lists what is known.
+        If there is no such recipe or ablation, or if it is not valid; the message is one line and lists what is known.
     """
-    return load(name_or_path, _FOLDER, "recipe", Recipe)
+    whole, _, ablation = str(name_or_path).partition("@")
+    recipe = load(whole, _FOLDER, "recipe", Recipe)
+    return _ablated(recipe, ablation) if ablation else recipe
 
 
 def names(folder: Path) -> list[str]:
@@ -130,6 +139,28 @@ def complete(given: dict[str, Any], kind: str, params: type[BaseModel]) -> dict[
         known = ", ".join(params.model_fields)
         raise ValueError(f"{kind} has no parameter {unknown[0]!r}; known: {known}")
     return {"kind": kind, **params.model_validate(given).model_dump(mode="json")}
+
+
+def _ablated(recipe: Recipe, name: str) -> Recipe:
+    """Return a recipe with what an ablation sets otherwise; it has no published numbers."""
+    if name not in recipe.ablations:
+        known = ", ".join(recipe.ablations) or "none"
+        raise RecipeError(f"recipe {recipe.name!r} has no ablation {name!r}; known: {known}")
+    told = {"name": f"{recipe.name}@{name}", "title": f"{recipe.title}: {name}", "paper": recipe.paper}
+    try:
+        changed = _merged(recipe.recommender, recipe.ablations[name])
+        return Recipe(**told, recommender=changed, tokenizer=recipe.tokenizer)
+    except ValidationError as error:
+        raise RecipeError(f"{recipe.name}@{name}: {_one_line(error)}") from None
+
+
+def _merged(given: Any, other: Any) -> Any:
+    """Return ``given`` with ``other`` in it: mappings name by name, but a part of another kind takes nothing over."""
+    if not isinstance(given, dict) or not isinstance(other, dict):
+        return other
+    if "kind" in other and other["kind"] != given.get("kind"):
+        return other
+    return given | {name: _merged(given.get(name), value) for name, value in other.items()}
 
 
 def _one_line(error: ValidationError) -> str:

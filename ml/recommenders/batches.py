@@ -28,15 +28,15 @@ class Sequences(NamedTuple):
     types
         int64 [n, length], event types, 0 for padding.
     target_times, target_types
-        The same of the events that follow, which training asks for; None where nobody knows them.
+        The same of the events that follow, which training asks for; int64 [0, 0] where nobody knows them.
     """
 
     items: Tensor
     lengths: Tensor
     times: Tensor
     types: Tensor
-    target_times: Tensor | None = None
-    target_types: Tensor | None = None
+    target_times: Tensor = torch.zeros(0, 0, dtype=torch.int64)
+    target_types: Tensor = torch.zeros(0, 0, dtype=torch.int64)
 
     @property
     def real(self) -> Tensor:
@@ -47,8 +47,11 @@ class Sequences(NamedTuple):
     def of(cls, histories: Histories, longest: int, device: torch.device | str = "cpu") -> Sequences:
         """Take the last ``longest`` events of every history."""
         recent = histories.tail(longest)
-        read = Events.of(recent).take(recent.offsets[:-1], recent.lengths)
-        return cls(*(tensor.to(device) for tensor in read if tensor is not None))
+        return Events.of(recent).take(recent.offsets[:-1], recent.lengths).to(device)
+
+    def to(self, device: torch.device | str) -> Sequences:
+        """Return the same histories on a device."""
+        return Sequences(*(tensor.to(device) for tensor in self))
 
 
 @dataclass(frozen=True)
@@ -136,14 +139,20 @@ class Plans:
     def __len__(self) -> int:
         return len(self.edges)
 
+    def groups(self, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+        """Yield the windows of each batch."""
+        lengths = self.cut.lengths
+        shuffled = rng.permutation(len(lengths))
+        order = shuffled[np.argsort(lengths[shuffled], kind="stable")]
+        groups = np.split(order, self.edges[1:])
+        for group in rng.permutation(len(groups)):
+            yield groups[group]
+
     def batches(self, rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
         """Yield every window once: the tensors of `Sequences`, and targets int64 [n, length], -1 where none."""
         cut = self.cut
-        shuffled = rng.permutation(len(cut.starts))
-        order = shuffled[np.argsort(cut.lengths[shuffled], kind="stable")]
-        groups = np.split(order, self.edges[1:])
-        for group in rng.permutation(len(groups)):
-            starts, lengths = cut.starts[groups[group]], cut.lengths[groups[group]]
+        for group in self.groups(rng):
+            starts, lengths = cut.starts[group], cut.lengths[group]
             read = cut.events.take(starts, lengths)
             events, after = cut.events, torch.arange(read.items.shape[1]) + 1
             place = torch.where(read.real, torch.from_numpy(starts)[:, None] + after, 0)

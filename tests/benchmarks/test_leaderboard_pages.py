@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from benchmarks import leaderboard
-from benchmarks.leaderboard import LEADERBOARD, PAGES, main, page
+from benchmarks.leaderboard import LEADERBOARD, PAGES, main
+from benchmarks.leaderboard_page import page
 from ml.artifacts import ArtifactError, read_json
 from ml.evaluation.leaderboard import read_runs
 from tests.benchmarks.test_logs import lines

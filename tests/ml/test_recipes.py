@@ -20,6 +20,37 @@ def test_every_recipe_can_be_built() -> None:
         )
 
 
+def test_every_ablation_differs_from_its_recipe_and_can_be_built() -> None:
+    for name in recipe_names():
+        whole = load_recipe(name)
+        for ablation in whole.ablations:
+            told = load_recipe(f"{name}@{ablation}")
+            assert told.hash != whole.hash
+            assert build(told.recommender).kind == whole.recommender["kind"]
+
+
+def test_an_ablation_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "title: Mine\npublished: {some: {ndcg@10: 0.5}}\ntokenizer: fsq\n"
+        "recommender: {kind: sequential, d: 8, dropout: 0.5, block: {kind: attention, heads: 2}}\n"
+        "ablations:\n  one-head: {block: {heads: 1}}\n  gru: {block: {kind: recurrent}}\n"
+        "  wrong: {block: {heads: 3}}\n  bad: {speed: 3}\n"
+    )
+    whole, one_head, gru = (load_recipe(f"{path}{name}") for name in ("", "@one-head", "@gru"))
+    assert one_head.name == "mine@one-head"
+    assert (one_head.published, one_head.tokenizer) == ({}, "fsq")
+    assert one_head.recommender == whole.recommender | {"block": whole.recommender["block"] | {"heads": 1}}
+    assert gru.recommender["block"]["kind"] == "recurrent"
+    assert gru.recommender["dropout"] == 0.5
+    with pytest.raises(RecipeError, match="no ablation 'two'; known: one-head, gru, wrong, bad"):
+        load_recipe(f"{path}@two")
+    with pytest.raises(RecipeError, match=r"mine@wrong: recommender: heads \(3\) must divide d \(8\)"):
+        load_recipe(f"{path}@wrong")
+    with pytest.raises(RecipeError, match=r"mine@bad: .*no parameter 'speed'"):
+        load_recipe(f"{path}@bad")
+
+
 def test_a_recipe_is_complete_and_its_name_is_its_numbers(tmp_path: Path) -> None:
     plain, filled = tmp_path / "mine.yaml", tmp_path / "other.yaml"
     plain.write_text("title: Mine\nrecommender: {kind: transitions}\n")

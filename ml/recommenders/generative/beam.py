@@ -3,6 +3,9 @@
 History items are taken out on the way: a prefix whose items are all excluded is dropped where it would enter the beam.
 So every prefix in the beam leads to an item that may be shown, and a beam of at least ``k`` always ends in ``k`` items
 (or in all that there are), however long the history.
+
+Where a code's probability is over the codes that exist after its prefix, a prefix of one item is settled: what follows
+is certain. Such hypotheses wait beside the beam, and the network is not asked about them.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from torch import Tensor
 
 from ml.recommenders.generative.trie import Trie
 
-Normalise = Literal["trie", "vocabulary"]
+Normalise = Literal["trie", "vocabulary", "table"]
 
 
 class Decoder(Protocol):
@@ -25,14 +28,15 @@ class Decoder(Protocol):
         ...
 
     def step(self, codes: Tensor, parents: Tensor) -> Tensor:
-        """Extend the hypotheses.
+        """Extend the hypotheses, of which there may be more or fewer from step to step.
 
         Parameters
         ----------
         codes
             int64 [n, beams], the code that each new hypothesis adds.
         parents
-            int64 [n, beams], the old hypothesis that it extends.
+            int64 [n, beams], the old hypothesis that it extends; what is returned for one that is settled does not
+            matter, and its parent need not be its own.
 
         Returns
         -------
@@ -69,8 +73,9 @@ def beam_search(
     excluded
         int64 [n, any], items never to return, padded with -1.
     normalise
-        Whether a code's probability is over all codes of its level or over those that exist after the prefix; the
-        latter makes probabilities of items sum to 1.
+        Whether a code's probability is over those that exist after the prefix, which makes probabilities of items
+        sum to 1; over all codes of its level; or over everything in the table of codes, as a language model's over
+        its vocabulary, for a decoder whose logits are such log-probabilities already.
 
     Returns
     -------
@@ -82,16 +87,34 @@ def beam_search(
     nodes = torch.zeros(n, 1, dtype=torch.int64, device=logits.device)
     scores = torch.zeros(n, 1, dtype=logits.dtype, device=logits.device)
     dead = None if excluded is None else distinct_leaves(trie, excluded)
+    asked = 1
     for depth in range(trie.levels):
-        children, codes, exists = trie.children(depth, nodes)
-        total = scores[:, :, None] + code_scores(logits, codes, exists, normalise)
+        # The first hypotheses were asked about; the others wait, each with one child, which is certain.
+        children, codes, exists = trie.children(depth, nodes[:, :asked])
+        total = scores[:, :asked, None] + code_scores(logits, codes, exists, normalise)
         if dead is not None:
-            _drop_dead(total, trie, depth, nodes, dead)
+            _drop_dead(total, trie, depth, nodes[:, :asked], dead)
+        only = trie.first[depth][nodes[:, asked:]]
+        children = torch.cat([children.flatten(1), only], dim=1)
+        total = torch.cat([total.flatten(1), scores[:, asked:]], dim=1)
         keep = k if depth == trie.levels - 1 else max(width, k)
-        scores, best = total.flatten(1).topk(min(keep, total[0].numel()), dim=1)
-        nodes = children.flatten(1).gather(1, best)
-        if depth < trie.levels - 1:
-            logits = decoder.step(codes.flatten(1).gather(1, best), best // trie.degrees[depth])
+        scores, best = total.topk(min(keep, total.shape[1]), dim=1)
+        nodes = children.gather(1, best)
+        if depth == trie.levels - 1:
+            break
+        asked = nodes.shape[1]
+        if normalise == "trie":
+            leaves = trie.leaves[depth + 1]
+            settled = (leaves[nodes + 1] - leaves[nodes] == 1) | (scores == -torch.inf)
+            order = settled.to(torch.int8).argsort(dim=1, stable=True)
+            scores, best, nodes = (tensor.gather(1, order) for tensor in (scores, best, nodes))
+            asked = int((~settled).sum(dim=1).max())
+        parents = best[:, :asked].div(trie.degrees[depth], rounding_mode="floor")
+        if asked:
+            codes_taken = trie.codes[depth][nodes[:, :asked]]
+            logits = decoder.step(codes_taken, parents.clamp(max=logits.shape[1] - 1))
+        else:
+            logits = logits[:, :0]
     return _ranked(trie.items[nodes], scores, k)
 
 
@@ -108,6 +131,8 @@ def code_scores(logits: Tensor, codes: Tensor, exists: Tensor, normalise: Normal
         As in `beam_search`.
     """
     of_children = logits.gather(-1, codes).masked_fill(~exists, -torch.inf)
+    if normalise == "table":
+        return of_children
     over = of_children if normalise == "trie" else logits
     return of_children - over.logsumexp(-1, keepdim=True)
 

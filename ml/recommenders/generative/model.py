@@ -22,14 +22,17 @@ from ml.recommenders.base import (
     write_weights,
 )
 from ml.recommenders.batches import Plans, Sequences
+from ml.recommenders.generative.alignment import DirectParams, IterativeParams
 from ml.recommenders.generative.backbones.decoder_only import DecoderOnlyParams
 from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoderParams
+from ml.recommenders.generative.identifiers import IdentifiersParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
 from ml.recommenders.generative.objectives.behaviour import BehaviourParams
 from ml.recommenders.generative.objectives.prior_heads import PriorHeadsParams
 from ml.recommenders.generative.objectives.session import SessionParams
 from ml.recommenders.generative.parts import Facts
+from ml.recommenders.generative.stages import Course, FineTuningParams
 from ml.recommenders.generative.tokens import CodeTokensParams
 from ml.recommenders.generative.tokens_behaviour import BehaviourTokensParams
 from ml.recommenders.generative.tokens_session import SessionTokensParams
@@ -48,6 +51,9 @@ BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discr
 ObjectiveParams = Annotated[
     AutoregressiveParams | BehaviourParams | PriorHeadsParams | SessionParams, Field(discriminator="kind")
 ]
+AlignmentParams = Annotated[DirectParams | IterativeParams, Field(discriminator="kind")]
+#: Stages of training after the first, in their order; each is a parameter of that name.
+STAGES = ("fine_tuning", "alignment")
 
 
 class GenerativeParams(TrainingParams):
@@ -57,6 +63,10 @@ class GenerativeParams(TrainingParams):
     ----------
     tokens, backbone, objective
         The parts by role, each ``{kind: ..., its parameters}``; see `ml.recommenders.generative.parts`.
+    identifiers
+        Train on several IDs of every item; see `ml.recommenders.generative.identifiers`.
+    fine_tuning, alignment
+        Stages of training after the first; see `ml.recommenders.generative.stages` and ``alignment``.
     d, length, dropout
         Width, latest history items that are read, dropout everywhere.
     batch_tokens
@@ -68,6 +78,9 @@ class GenerativeParams(TrainingParams):
     tokens: TokensParams = CodeTokensParams()
     backbone: BackboneParams = EncoderDecoderParams()
     objective: ObjectiveParams = AutoregressiveParams()
+    identifiers: IdentifiersParams | None = None
+    fine_tuning: FineTuningParams | None = None
+    alignment: AlignmentParams | None = None
     d: int = Field(default=64, ge=2)
     length: int = Field(default=20, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -78,8 +91,10 @@ class GenerativeParams(TrainingParams):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        for part in (self.tokens, self.backbone, self.objective):
-            part.check(self)
+        stages = (self.identifiers, self.fine_tuning, self.alignment)
+        for part in (self.tokens, self.backbone, self.objective, *stages):
+            if part is not None:
+                part.check(self)
         return self
 
     def facts(
@@ -129,7 +144,6 @@ class Generative:
         self.params = params
         self.network: Network | None = None
         self._tokenizer: str | None = None
-        self._behaviours = 1
 
     def fit(
         self, split: Split, catalogue: Catalogue, seed: int, checkpoints: Path | None = None
@@ -145,13 +159,22 @@ class Generative:
         with reproducible(seed):
             behaviours = int(split.train.event_types.max(initial=0)) + 1
             facts = params.facts(catalogue, catalogue.code_sizes, split.train, behaviours)
-            network = self._take(params.build(facts), catalogue, behaviours)
+            network = self._take(params.build(facts), catalogue)
             cut = network.objective.windows(split.train, params.length, network.backbone.causal)
             plans = Plans(cut, params.batch_tokens)
             if not len(plans):
                 raise ValueError("no training history has two events: nothing to learn a sequence from")
             score = validation_score(self, split, len(catalogue), params.valid_users, seed)
-            report = train_network(network, plans.batches, len(plans), params, seed, score, checkpoints)
+            course = Course(self, split, catalogue, seed, plans, score, checkpoints)
+            if params.identifiers is None:
+                report = train_network(network, plans.batches, len(plans), params, seed, score, checkpoints)
+            else:
+                report = params.identifiers.train(course)
+            for name in STAGES:
+                stage = getattr(params, name)
+                if stage is not None:
+                    report[name], found = stage.run(course)
+                    report["refit"][name] = {**stage.model_dump(mode="json"), **found}
         return {**report, "reachable_items": len(facts.trie)}
 
     @torch.inference_mode()
@@ -194,7 +217,7 @@ class Generative:
         network = self.fitted()
         tensors = {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
         write_weights(folder, tensors)
-        sizes = {"code_sizes": network.table.code_sizes, "behaviours": self._behaviours}
+        sizes = {"code_sizes": network.table.code_sizes, "behaviours": network.behaviours}
         write_json(folder / _BUILT_ON, {"tokenizer": self._tokenizer, **sizes})
         write_config(folder, self)
 
@@ -221,13 +244,19 @@ class Generative:
                 f"{folder} was trained on semantic IDs of sizes {sizes}, not {catalogue.code_sizes}"
             )
         tensors = {name: torch.from_numpy(array) for name, array in read_weights(folder).items()}
-        behaviours = built_on["behaviours"]
-        facts = made.params.facts(catalogue, sizes, behaviours=behaviours)
-        network = made._take(made.params.build(facts), catalogue, behaviours)
+        facts = made.params.facts(catalogue, sizes, behaviours=built_on["behaviours"])
+        network = made._take(made.params.build(facts), catalogue)
         try:
             network.load_state_dict(tensors)
         except RuntimeError as error:
             raise ArtifactError(f"the weights in {folder} do not fit: {str(error).splitlines()[0]}") from None
+        return made
+
+    @classmethod
+    def of(cls, params: GenerativeParams, network: Network, catalogue: Catalogue) -> Self:
+        """Make a recommender of a network that was trained before."""
+        made = cls(params)
+        made._take(network, catalogue)
         return made
 
     def fitted(self) -> Network:
@@ -242,6 +271,6 @@ class Generative:
             raise ValueError("this recommender is not fitted")
         return self.network
 
-    def _take(self, network: Network, catalogue: Catalogue, behaviours: int) -> Network:
-        self.network, self._tokenizer, self._behaviours = network, catalogue.tokenizer, behaviours
+    def _take(self, network: Network, catalogue: Catalogue) -> Network:
+        self.network, self._tokenizer = network, catalogue.tokenizer
         return network

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ml.recommenders.batches import Sequences
+from ml.recommenders.generative.beam import Normalise
 from ml.recommenders.generative.code_table import CodeTable
+from ml.recommenders.generative.layers import chosen
 from ml.recommenders.generative.parts import (
     Auxiliary,
     Backbone,
@@ -38,12 +40,27 @@ class Network(nn.Module):
         self.tokens, self.backbone, self.objective = tokens, backbone, objective
         self.auxiliary: Sequence[Auxiliary] = nn.ModuleList(auxiliary)  # type: ignore[assignment,arg-type]
         self._trie = facts.trie
+        self.behaviours = facts.behaviours
 
     @property
     def trie(self) -> Trie:
         """The IDs that exist, on the device of the weights."""
         self._trie = self._trie.to(self.table.table.device)
         return self._trie
+
+    def use(self, rows: Tensor, trie: Trie) -> tuple[Tensor, Trie]:
+        """Know the items by other IDs of the same codes; return those before.
+
+        Parameters
+        ----------
+        rows
+            int64 [n_items, levels]; see `CodeTable.known_rows`.
+        trie
+            Of the same IDs.
+        """
+        before = self.table.item_rows, self._trie
+        self.table.item_rows, self._trie = rows, trie
+        return before
 
     def read(self, sequences: Sequences) -> Memory:
         """Read histories."""
@@ -79,8 +96,10 @@ class Network(nn.Module):
 class Decoding:
     """One generation: the history is read once, its keys and values are shared by all hypotheses of a user."""
 
-    def __init__(self, network: Network, sequences: Sequences) -> None:
+    def __init__(self, network: Network, sequences: Sequences, normalise: Normalise = "vocabulary") -> None:
+        table = network.table
         self.network = network
+        self.scores = table.log_probabilities if normalise == "table" else table.logits
         self.memory = network.read(sequences)
         self.at = self.memory.lengths[:, None]
         self.level = 0
@@ -96,8 +115,7 @@ class Decoding:
         table = self.network.table
         embedded = table.embed(codes + table.offsets[self.level])
         self.level += 1
-        users = torch.arange(len(codes), device=codes.device)[:, None]
-        self.past = [(keys[users, parents], values[users, parents]) for keys, values in self.past or []]
+        self.past = chosen(self.past or [], parents)
         return self._advance((embedded + table.place[self.level])[:, :, None])
 
     def _advance(self, x: Tensor) -> Tensor:
@@ -106,4 +124,4 @@ class Decoding:
 
     def logits(self, states: Tensor) -> Tensor:
         """Score the codes of this level, states [n, hypotheses, d] to [n, hypotheses, size of the level]."""
-        return self.network.table.logits(states, self.level)
+        return self.scores(states, self.level)

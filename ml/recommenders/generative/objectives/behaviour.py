@@ -16,7 +16,7 @@ from torch.nn.functional import embedding
 from ml.recommenders.batches import Sequences
 from ml.recommenders.generative.network import Decoding
 from ml.recommenders.generative.objectives.autoregressive import Autoregressive, AutoregressiveParams
-from ml.recommenders.generative.objectives.mixture import search_mixture
+from ml.recommenders.generative.objectives.mixture import plain_loss, search_mixture
 from ml.recommenders.generative.parts import Facts, Memory, Objective
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class BehaviourFirst(Autoregressive):
     params: BehaviourParams
 
     def __init__(self, params: BehaviourParams, facts: Facts) -> None:
-        super().__init__(params, params.loss.build(facts))
+        super().__init__(params, plain_loss(params, facts))
         scale = facts.d**-0.5
         self.ask = nn.Parameter(torch.randn(facts.d) * scale)
         self.types = nn.Parameter(torch.randn(facts.behaviours, facts.d) * scale)
@@ -63,7 +63,6 @@ class BehaviourFirst(Autoregressive):
 
     def loss(self, network: Network, sequences: Sequences, targets: Tensor) -> tuple[Tensor, Tensor]:
         """See `ml.recommenders.generative.parts.Objective`; the type is a step of the target's path."""
-        assert sequences.target_types is not None
         memory = network.read(sequences)
         at, asked = network.asked(sequences, targets)
         _, types = network.asked(sequences, sequences.target_types)
@@ -123,7 +122,7 @@ class BehaviourDecoding(Decoding):
     """A generation that begins by telling the event type; `under` one of them it goes on."""
 
     def __init__(self, network: Network, sequences: Sequences, objective: BehaviourFirst) -> None:
-        super().__init__(network, sequences)
+        super().__init__(network, sequences, objective.params.normalise)
         self.objective = objective
         ask = objective.ask.expand(len(self.at), 1, 1, -1)
         states, self.asked = network.backbone.write(self.memory, self.at, ask)

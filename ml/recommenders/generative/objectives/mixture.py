@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from ml.recommenders.generative.beam import Decoder, beam_search
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
+from ml.recommenders.generative.parts import Facts, PathLoss
 from ml.recommenders.generative.trie import Trie
 
 
@@ -41,6 +42,20 @@ def search_mixture(
         items.append(found[0])
         scores.append(found[1] + weight[:, None])
     return summed(torch.cat(items, dim=1), torch.cat(scores, dim=1), k)
+
+
+def plain_loss(params: AutoregressiveParams, facts: Facts) -> PathLoss:
+    """Make the path loss of an objective that draws no rivals.
+
+    Raises
+    ------
+    ValueError
+        If it asks for rivals.
+    """
+    made = params.loss.build(facts)
+    if made.rivals:
+        raise ValueError(f"objective {params.kind} draws no rivals, which loss {params.loss.kind} asks for")
+    return made
 
 
 def summed(items: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

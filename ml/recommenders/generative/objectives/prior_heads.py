@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy, one_hot, relu
 from ml.recommenders.batches import Sequences
 from ml.recommenders.generative.network import Decoding
 from ml.recommenders.generative.objectives.autoregressive import Autoregressive, AutoregressiveParams
-from ml.recommenders.generative.objectives.mixture import search_mixture
+from ml.recommenders.generative.objectives.mixture import plain_loss, search_mixture
 from ml.recommenders.generative.parts import Facts, Memory, Objective
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class PriorHeads(Autoregressive):
     params: PriorHeadsParams
 
     def __init__(self, params: PriorHeadsParams, facts: Facts) -> None:
-        super().__init__(params, params.loss.build(facts))
+        super().__init__(params, plain_loss(params, facts))
         self.sizes = params.labels(facts)
         for prior, label in params.asked.items():
             if not 0 <= label < self.sizes.get(prior, 0):
@@ -142,7 +142,6 @@ class PriorHeads(Autoregressive):
         found: dict[Prior, Tensor] = {}
         for prior in self.sizes:
             if prior == "behaviour":
-                assert sequences.target_types is not None
                 found[prior] = sequences.target_types
             elif prior == "term":
                 found[prior] = self._terms(network, sequences, targets)
@@ -212,7 +211,7 @@ class PriorDecoding(Decoding):
     """A generation `under` labels, int64 [n, 1] by prior."""
 
     def __init__(self, network: Network, sequences: Sequences, objective: PriorHeads) -> None:
-        super().__init__(network, sequences)
+        super().__init__(network, sequences, objective.params.normalise)
         self.objective = objective
         self.labels: dict[Prior, Tensor] = {}
 

@@ -16,6 +16,7 @@ from torch.nn.functional import softplus
 
 from ml.recommenders.batches import Sequences, Windows, windows
 from ml.recommenders.generative.objectives.autoregressive import Autoregressive, AutoregressiveParams
+from ml.recommenders.generative.objectives.mixture import plain_loss
 from ml.recommenders.generative.parts import Facts, Objective
 from ml.recommenders.generative.tokens_session import SessionTokens
 
@@ -58,7 +59,7 @@ class NextSession(Autoregressive):
     params: SessionParams
 
     def __init__(self, params: SessionParams, facts: Facts) -> None:
-        super().__init__(params, params.loss.build(facts))
+        super().__init__(params, plain_loss(params, facts))
         types = torch.zeros(facts.behaviours, dtype=torch.int64)
         if facts.train is not None:
             types = torch.bincount(
@@ -104,7 +105,6 @@ class NextSession(Autoregressive):
         scores, known, session, targets
             [n, length]: log-probabilities, whether there is one, and session and item of each target.
         """
-        assert sequences.target_types is not None
         count = self.seen[sequences.target_types]
         pair = (session[:, :, None] == session[:, None, :]) & (targets[:, :, None] != targets[:, None, :])
         pair &= known[:, :, None] & known[:, None, :] & (count[:, :, None] < count[:, None, :])
@@ -116,6 +116,5 @@ def target_sessions(network: Network, sequences: Sequences) -> tuple[Tensor, Ten
     """Return the session of each target, int64 [n, length], and whether it is the first of its session."""
     tokens = network.tokens
     assert isinstance(tokens, SessionTokens)
-    assert sequences.target_times is not None
     first = (sequences.target_times - sequences.times) > tokens.gap
     return tokens.sessions(sequences) + first, first & sequences.real

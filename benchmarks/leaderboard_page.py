@@ -1,0 +1,142 @@
+"""The page of a leaderboard: Markdown of committed runs alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ml.evaluation.leaderboard import BASELINE, Run, Summary, left_out, summarise
+
+_GENERATIVE = ("generative", "language_model")
+_FIRST = "tiger"
+_ACCURACY = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+_SHORT = {"recall@5": "R@5", "ndcg@5": "N@5", "recall@10": "R@10", "ndcg@10": "N@10"}
+_LEGEND = """Written by `make leaderboard DATASET={dataset}` from `benchmarks/results/leaderboard/{dataset}/` alone; how it is
+measured stands in [evaluation](../evaluation.md). Test queries only. A number is the mean over seeds, with the deviation of a
+sample after ±; 'against' is the difference of NDCG@10 to `{baseline}` and its 95 % interval by paired bootstrap over
+queries and seeds. 'ties' is what NDCG@10 would be, were items of equal score put in random order. 'published' is what the
+paper, or whoever is named in the recipe, reports. Seconds are of training and evaluation, on the device that is named and on a
+machine that may have had other work; those of CPU are the process's own."""
+
+
+def page(dataset: str, runs: Sequence[Run]) -> str:
+    """Return a dataset's leaderboard as Markdown."""
+    parts = [f"# {dataset}", _LEGEND.format(dataset=dataset, baseline=BASELINE)]
+    ablated = [run for run in runs if "@" in run.told["recipe"]]
+    whole = [run for run in runs if run not in ablated]
+    cold = {found.recipe: found for found in summarise(whole, "cold_items")}
+    for protocol, title in (("leave_one_out", "Leave-one-out"), ("temporal", "Temporal")):
+        if found := summarise(whole, protocol):
+            parts += [f"## {title}", _table(found, cold if protocol == "leave_one_out" else {})]
+    if cold:
+        parts += ["## Cold items", _cold_table(list(cold.values()))]
+    if len({run.told["recipe"] for run in whole if _generative(run)}) > 1:
+        parts += ["## Generative recommenders, leave-one-out", _generative_table(whole)]
+    if ablated:
+        parts += ["## Ablations, leave-one-out", _ablations(whole, ablated)]
+    if stale := left_out(runs):
+        parts.append("Of other data or parameters than the latest run, and not counted: " + ", ".join(stale))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(found: Sequence[Summary], cold: dict[str, Summary]) -> str:
+    head = ["recipe", "seeds", *(_SHORT[name] for name in _ACCURACY), "ties"]
+    head += ["published R@10", "N@10", f"N@10 against {BASELINE}"] + (["cold R@10"] if cold else [])
+    head += ["seconds", "of CPU", "MB", "device"]
+    rows = []
+    for one in found:
+        told = one.runs[-1].told.get("published", {})
+        row = [one.recipe, str(len(one.runs)), *(_spread(one, name) for name in _ACCURACY)]
+        row += [
+            _number(one.expected.get("ndcg@10")),
+            *(_number(told.get(m)) for m in ("recall@10", "ndcg@10")),
+        ]
+        row.append(_interval(one))
+        if cold:
+            row.append(_spread(cold[one.recipe], "recall@10") if one.recipe in cold else "-")
+        rows.append([*row, *_cost(one)])
+    return _markdown(head, rows, left=1)
+
+
+def _cold_table(found: Sequence[Summary]) -> str:
+    head = ["recipe", "seeds", "R@10", "N@10", "R@10, ties shuffled", "queries", f"N@10 against {BASELINE}"]
+    rows = [
+        [
+            one.recipe,
+            str(len(one.runs)),
+            _spread(one, "recall@10"),
+            _spread(one, "ndcg@10"),
+            _number(one.expected.get("recall@10")),
+            str(one.runs[0].told["checks"]["queries"]),
+            _interval(one),
+        ]
+        for one in sorted(found, key=lambda one: (-one.mean["recall@10"], one.recipe))
+    ]
+    return _markdown(head, rows, left=1)
+
+
+def _generative(run: Run) -> bool:
+    return run.told.get("recommender", {}).get("kind") in _GENERATIVE
+
+
+def _generative_table(whole: Sequence[Run]) -> str:
+    """Return what generative recommenders gain over the first of them."""
+    head = [
+        "recipe",
+        "semantic IDs",
+        "seeds",
+        "R@10",
+        "N@10",
+        "published R@10",
+        "N@10",
+        f"N@10 against {_FIRST}",
+    ]
+    rows = []
+    for one in summarise([run for run in whole if _generative(run)], "leave_one_out", _FIRST):
+        told = one.runs[-1].told
+        row = [one.recipe, told.get("tokenizer") or "default", str(len(one.runs))]
+        row += [_spread(one, name) for name in ("recall@10", "ndcg@10")]
+        row += [_number(told.get("published", {}).get(name)) for name in ("recall@10", "ndcg@10")]
+        rows.append([*row, _interval(one)])
+    return _markdown(head, rows, left=2)
+
+
+def _ablations(whole: Sequence[Run], ablated: Sequence[Run]) -> str:
+    """Return what is lost where a part of a recipe is taken away."""
+    head = ["recipe", "ablation", "seeds", "R@10", "N@10", "N@10 against the whole recipe"]
+    rows = []
+    for parent in sorted({run.told["recipe"].split("@")[0] for run in ablated}):
+        family = [run for run in (*whole, *ablated) if run.told["recipe"].split("@")[0] == parent]
+        for one in summarise(family, "leave_one_out", parent):
+            row = [parent, one.recipe.partition("@")[2] or "-", str(len(one.runs))]
+            rows.append([*row, *(_spread(one, name) for name in ("recall@10", "ndcg@10")), _interval(one)])
+    return _markdown(head, rows, left=2)
+
+
+def _cost(one: Summary) -> list[str]:
+    made = [run.told["provenance"] for run in one.runs]
+    seconds = sum(told["seconds"] for told in made) / len(made)
+    memory = max(told.get("peak_device_memory_mb", told["peak_memory_mb"]) for told in made)
+    cpu = [told["cpu_seconds"] for told in made if "cpu_seconds" in told]
+    of_cpu = f"{sum(cpu) / len(cpu):.0f}" if cpu else "-"
+    return [f"{seconds:.0f}", of_cpu, f"{memory:.0f}", ", ".join(sorted({told["device"] for told in made}))]
+
+
+def _interval(one: Summary) -> str:
+    if one.difference is None:
+        return "-"
+    return f"{one.difference.mean:+.4f} [{one.difference.low:+.4f}, {one.difference.high:+.4f}]"
+
+
+def _spread(one: Summary, name: str) -> str:
+    deviation = one.deviation[name]
+    return _number(one.mean[name]) + ("" if math.isnan(deviation) else f" ±{_number(deviation)}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}".replace("0.", ".", 1)
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    rule = "|---" * left + "|---:" * (len(head) - left) + "|"
+    return "\n".join(["| " + " | ".join(head) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)])
