@@ -75,6 +75,7 @@ def run(
     models: Path,
     threads: int = 2,
     results: Path = LEADERBOARD,
+    exclude_history: bool = True,
 ) -> list[str]:
     """Train and record what has no file of the same data and parameters; return what failed, and why.
 
@@ -95,7 +96,9 @@ def run(
                 sys.stderr.write(f"{path.stem} ...\n")
                 try:
                     with ProcessPoolExecutor(1, get_context("spawn"), _show_progress) as pool:
-                        made = pool.submit(train, folder, recipe, models, seed, (protocol,), threads).result()
+                        made = pool.submit(
+                            train, folder, recipe, models, seed, (protocol,), threads, exclude_history
+                        ).result()
                     record(made, recipe, protocol, dataset, results)
                 except ArtifactError as error:
                     sys.stderr.write(f"{path.stem}: {error}\n")
@@ -133,6 +136,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     runs.add_argument("--models", type=Path, default=Path(".tessera/leaderboard"), help="keeps the models")
     runs.add_argument("--threads", type=int, default=2)
+    runs.add_argument(
+        "--with-history",
+        action="store_true",
+        help="let items of the history be answers, as those that are bought were seen before",
+    )
     shows = commands.add_parser("show", help="print a page, and write it")
     shows.add_argument("dataset")
     shows.add_argument("--pages", type=Path, default=PAGES)
@@ -143,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command == "run":
             names = options.recipes.split(",")
             told = (options.seeds, options.protocols, options.models, options.threads, options.results)
-            failed = run(options.snapshot, options.dataset, names, *told)
+            failed = run(options.snapshot, options.dataset, names, *told, not options.with_history)
             sys.stdout.write("".join(f"failed: {line}\n" for line in failed))
             return 1 if failed else 0
         found = read_runs(options.results / options.dataset)

@@ -27,7 +27,12 @@ from ml.vectors.fused import update_fused_vectors
 from ml.vectors.text import update_text_vectors
 from orchestration.semantic_ids import code_size, read_items
 from orchestration.settings import Settings
+from orchestration.simulate import SimulationConfig, simulate
 
+#: The simulated shop that recommenders are compared on.
+SHOP = SimulationConfig(
+    users=3_000, items=2_000, events=120_000, late=0, duplicated=0, out_of_order=0, broken=0
+)
 DEFAULT = str(Settings.model_fields["tokenizer"].default)
 _ITEM_SCHEMA = pa.schema(
     {name: pa.string() for name in ("item_id", "title", "description", "brand")}
@@ -91,10 +96,20 @@ def write_marts(log: Log, marts: Path) -> None:
         "user_id": pa.array([log.user_ids[u] for u in order[histories.users]], pa.string()),
         "position": pa.array(place + 1, pa.int64()),
         "item_id": pa.array(ids[histories.items], pa.string()),
-        "event_type": pa.array(["rating"] * len(place), pa.string()),
+        "event_type": pa.array([log.event_types[kind] for kind in histories.event_types], pa.string()),
         "event_ts": pa.array(histories.times, pa.timestamp("us", tz="UTC")),
     }
     pq.write_table(pa.table(events), marts / "user_histories.parquet")
+
+
+def simulated(work: Path) -> Path:
+    """Simulate the shop that is a benchmark, and return the folder of its logs; those that stand are left as they are.
+
+    Nothing in them is late, repeated or broken: what ingestion does about that is measured elsewhere.
+    """
+    folder = work / "simulator"
+    simulate(SHOP, folder, work / "truth")
+    return folder
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -110,11 +125,12 @@ def main(argv: list[str] | None = None) -> int:
         "--tokenizer", default=DEFAULT, help=f"another than {DEFAULT} makes FOLDER/NAME@TOKENIZER"
     )
     options = parser.parse_args(argv)
-    if options.root is None:
+    if options.root is None and set(options.datasets) != {"simulator"}:
         parser.error("say where the logs are: --root, or TESSERA_DATASETS")
     for name in options.datasets:
         work = (options.work or options.out / ".work") / name
-        made = cut(Path(options.root) / name, work.resolve(), options.tokenizer)
+        folder = simulated(work) if name == "simulator" else Path(options.root) / name
+        made = cut(folder, work.resolve(), options.tokenizer)
         target = of_tokenizer(options.out / name, options.tokenizer)
         with publish(target) as staging:
             shutil.copytree(made, staging, dirs_exist_ok=True)

@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ def _train_one(
     if protocol == "full":
         config |= read_result(target, "temporal").fit.get("refit", {})
     recommender = build(config)
-    parts = split(snapshot.histories, protocol)  # type: ignore[arg-type]
+    parts = replace(split(snapshot.histories, protocol), exclude_history=exclude_history)  # type: ignore[arg-type]
     catalogue = without_behaviour(snapshot) if protocol == "cold_items" else snapshot.catalogue
     checkpoints = target / f"checkpoints-{protocol}"
     try:
@@ -180,7 +181,14 @@ def _train_one(
     target.mkdir(parents=True, exist_ok=True)
     if protocol != "full":
         test, valid = (
-            evaluate(recommender, queries, parts.train, len(catalogue), exclude_history=exclude_history)
+            evaluate(
+                recommender,
+                queries,
+                parts.train,
+                len(catalogue),
+                exclude_history=exclude_history,
+                event_types=snapshot.event_type_names,
+            )
             for queries in (parts.test, parts.valid)
         )
         manifest.metrics["test"] = test.metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -91,6 +92,7 @@ def evaluate(
     k: int = 50,
     batch: int = 1024,
     exclude_history: bool = True,
+    event_types: Sequence[str] = (),
 ) -> Evaluation:
     """Rank the whole catalogue for every query; a hit is a hit on the item.
 
@@ -114,6 +116,8 @@ def evaluate(
         Queries asked at once.
     exclude_history
         Whether items of the history must not be recommended.
+    event_types
+        Names of the event types, for slices by the target's.
 
     Raises
     ------
@@ -148,7 +152,7 @@ def evaluate(
     return Evaluation(
         queries.users,
         ranks,
-        query_slices(queries, train, n_items),
+        query_slices(queries, train, n_items, event_types),
         metrics,
         checks,
         k,

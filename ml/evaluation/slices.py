@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,13 +13,16 @@ from ml.histories import Histories
 _LENGTHS = ((1, 4), (5, 9), (10, 19), (20, None))
 
 
-def query_slices(queries: Queries, train: Histories, n_items: int) -> dict[str, NDArray[np.bool_]]:
+def query_slices(
+    queries: Queries, train: Histories, n_items: int, event_types: Sequence[str] = ()
+) -> dict[str, NDArray[np.bool_]]:
     """Mark the queries of each slice.
 
     Returns
     -------
     Name to bool [n]. ``item=head|mid|tail|cold`` by the target's training events (see `popularity_groups`);
-    ``history=1-4|5-9|10-19|20+`` by the events known when asked.
+    ``history=1-4|5-9|10-19|20+`` by the events known when asked; ``type=NAME`` by the type of the target's event, where
+    there are several ``event_types``.
     """
     counts = np.bincount(train.items, minlength=n_items)
     group = popularity_groups(counts)[queries.targets]
@@ -26,6 +31,8 @@ def query_slices(queries: Queries, train: Histories, n_items: int) -> dict[str, 
     for low, high in _LENGTHS:
         name = f"history={low}-{high}" if high else f"history={low}+"
         out[name] = (lengths >= low) & (lengths <= (high or np.iinfo(np.int64).max))
+    if len(event_types) > 1:
+        out |= {f"type={name}": queries.types == i for i, name in enumerate(event_types)}
     return out
 
 

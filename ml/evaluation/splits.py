@@ -6,7 +6,7 @@ has met yet, ``full`` trains what is served. Events of equal time stand in the o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -34,18 +34,25 @@ class Queries:
         n rows: what is known when the question is asked.
     targets
         int32 [n], item index of the answer.
+    types
+        int8 [n], event type of the answer, as in the histories; all 0 if not given.
     """
 
     users: NDArray[np.int32]
     histories: Histories
     targets: NDArray[np.int32]
+    types: NDArray[np.int8] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.types is None:
+            object.__setattr__(self, "types", np.zeros(len(self.users), np.int8))
 
     def __len__(self) -> int:
         return len(self.users)
 
     def take(self, rows: NDArray[np.int64]) -> Queries:
         """Return the given questions, in that order."""
-        return Queries(self.users[rows], self.histories.rows(rows), self.targets[rows])
+        return Queries(self.users[rows], self.histories.rows(rows), self.targets[rows], self.types[rows])
 
     def draw(self, most: int | None, seed: int) -> Queries:
         """Return at most that many questions, drawn by the seed, in their order; None returns all."""
@@ -54,12 +61,19 @@ class Queries:
 
 @dataclass(frozen=True)
 class Split:
-    """Training histories (a row for every user, some empty) and the questions asked afterwards."""
+    """Training histories (a row for every user, some empty) and the questions asked afterwards.
+
+    Parameters
+    ----------
+    exclude_history
+        Whether the answer to a question is never an item of its history.
+    """
 
     protocol: Protocol
     train: Histories
     valid: Queries
     test: Queries
+    exclude_history: bool = True
 
 
 def split(histories: Histories, protocol: Protocol) -> Split:
@@ -186,7 +200,7 @@ def _cold_items(histories: Histories) -> Split:
     def asked(queries: Queries, about_cold: bool) -> Queries:
         known = queries.histories.keep(~cold[queries.histories.items])
         rows = np.flatnonzero((cold[queries.targets] == about_cold) & (known.lengths > 0))
-        return Queries(queries.users, known, queries.targets).take(rows)
+        return replace(queries, histories=known).take(rows)
 
     train = whole.train.keep(~cold[whole.train.items])
     return Split("cold_items", train, asked(whole.valid, False), asked(whole.test, True))
@@ -194,5 +208,6 @@ def _cold_items(histories: Histories) -> Split:
 
 def _queries(histories: Histories, users: NDArray[np.int64], known: NDArray[np.int64]) -> Queries:
     """Ask for the event that follows the first ``known[u]`` of each of ``users``."""
-    targets = histories.items[histories.offsets[users] + known[users]]
-    return Queries(users.astype(np.int32), histories.rows(users).head(known[users]), targets)
+    asked = histories.offsets[users] + known[users]
+    before = histories.rows(users).head(known[users])
+    return Queries(users.astype(np.int32), before, histories.items[asked], histories.event_types[asked])

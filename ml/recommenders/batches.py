@@ -27,12 +27,16 @@ class Sequences(NamedTuple):
         int64 [n, length], microseconds since the epoch, 0 for padding.
     types
         int64 [n, length], event types, 0 for padding.
+    target_times, target_types
+        The same of the events that follow, which training asks for; int64 [0, 0] where nobody knows them.
     """
 
     items: Tensor
     lengths: Tensor
     times: Tensor
     types: Tensor
+    target_times: Tensor = torch.zeros(0, 0, dtype=torch.int64)
+    target_types: Tensor = torch.zeros(0, 0, dtype=torch.int64)
 
     @property
     def real(self) -> Tensor:
@@ -43,9 +47,11 @@ class Sequences(NamedTuple):
     def of(cls, histories: Histories, longest: int, device: torch.device | str = "cpu") -> Sequences:
         """Take the last ``longest`` events of every history."""
         recent = histories.tail(longest)
-        return cls(
-            *(tensor.to(device) for tensor in Events.of(recent).take(recent.offsets[:-1], recent.lengths))
-        )
+        return Events.of(recent).take(recent.offsets[:-1], recent.lengths).to(device)
+
+    def to(self, device: torch.device | str) -> Sequences:
+        """Return the same histories on a device."""
+        return Sequences(*(tensor.to(device) for tensor in self))
 
 
 @dataclass(frozen=True)
@@ -143,17 +149,15 @@ class Plans:
             yield groups[group]
 
     def batches(self, rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
-        """Yield every window once: the four tensors of `Sequences`, and targets int64 [n, length], -1 where none."""
+        """Yield every window once: the tensors of `Sequences`, and targets int64 [n, length], -1 where none."""
         cut = self.cut
         for group in self.groups(rng):
             starts, lengths = cut.starts[group], cut.lengths[group]
             read = cut.events.take(starts, lengths)
-            following = cut.events.items[
-                torch.where(
-                    read.real, torch.from_numpy(starts)[:, None] + torch.arange(read.items.shape[1]) + 1, 0
-                )
-            ]
+            events, after = cut.events, torch.arange(read.items.shape[1]) + 1
+            place = torch.where(read.real, torch.from_numpy(starts)[:, None] + after, 0)
             wanted = read.real
             if cut.last_only:
                 wanted = torch.arange(read.items.shape[1]) == read.lengths[:, None] - 1
-            yield *read, torch.where(wanted, following, -1)
+            told = (torch.where(wanted, column[place], 0) for column in (events.times, events.types))
+            yield *read[:4], *told, torch.where(wanted, events.items[place], -1)

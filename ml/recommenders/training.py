@@ -162,7 +162,10 @@ def validation_score(
     sample = split.valid.draw(users, seed)
     if not len(sample):
         return None
-    return lambda: evaluate(recommender, sample, split.train, n_items, k=10).metrics["ndcg@10"]
+    exclude = split.exclude_history
+    return lambda: evaluate(recommender, sample, split.train, n_items, k=10, exclude_history=exclude).metrics[
+        "ndcg@10"
+    ]
 
 
 def is_main_process() -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import snapshots
 from benchmarks.logs import read_log
+from ml.histories import read_histories
 from ml.snapshot import load_snapshot
 from ml.vectors import text
 from ml.vectors.text import item_text
@@ -85,6 +86,46 @@ def test_other_logs(tmp_path: Path) -> None:
     assert log.items[1]["title"] == '"Heat'
     assert log.items[1]["categories"] == ["Action"]
     assert log.histories.items.tolist() == [0, 1]
+
+
+def test_logs_of_many_event_types_keep_each_once(tmp_path: Path) -> None:
+    folder = tmp_path / "deskdrop"
+    packed(
+        folder / "users_interactions.csv.gz",
+        "timestamp,eventType,contentId,personId,sessionId\n"
+        "30,LIKE,b,u,1\n10,VIEW,b,u,1\n20,VIEW,a,u,1\n25,VIEW,b,u,1\n5,COMMENT CREATED,a,v,2\n",
+    )
+    log = read_log(folder)
+    assert log.event_types == ["comment", "like", "view"]
+    assert [item["item_id"] for item in log.items] == ["a", "b"]
+    assert log.user_ids == ["v", "u"]
+    assert log.histories.items.tolist() == [0, 1, 0, 1]
+    assert [log.event_types[kind] for kind in log.histories.event_types] == [
+        "comment",
+        "view",
+        "view",
+        "like",
+    ]
+    assert (log.histories.times // 1_000_000).tolist() == [5, 10, 20, 30]
+
+    folder = tmp_path / "simulator"
+    (folder / "items").mkdir(parents=True)
+    (folder / "events").mkdir()
+    item = '{{"id":"{}","title":"{}","categories":["c"]}}\n'
+    (folder / "items" / "2025-03-01.jsonl").write_text(item.format("y", "Old") + item.format("x", "X"))
+    (folder / "items" / "2025-03-02.jsonl").write_text(item.format("y", "New"))
+    event = '{{"ts":{},"type":"{}","user":"u","item":"{}"}}\n'
+    told = [(2500, "cart", "y"), (1000, "view", "y"), (1500, "impression", "x"), (3000, "view", "x")]
+    (folder / "events" / "2025-03-01.jsonl").write_text("".join(event.format(*line) for line in told))
+    log = read_log(folder)
+    assert log.event_types == ["cart", "view"]
+    assert [(item["item_id"], item["title"]) for item in log.items] == [("x", "X"), ("y", "Old")]
+    assert log.histories.items.tolist() == [1, 1, 0]
+    assert log.histories.event_types.tolist() == [1, 0, 1]
+    assert log.histories.times.tolist() == [1_000_000, 2_000_000, 3_000_000]
+    snapshots.write_marts(log, tmp_path / "marts")
+    _, histories, names = read_histories(tmp_path / "marts" / "user_histories.parquet", ["x", "y"])
+    assert [names[kind] for kind in histories.event_types] == ["view", "cart", "view"]
 
 
 def test_a_snapshot_is_cut_from_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

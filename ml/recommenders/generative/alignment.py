@@ -234,7 +234,7 @@ def told_before(network: Network, sequences: Sequences, items: Tensor) -> Tensor
     device = network.table.table.device
     found = []
     for rows in torch.arange(len(items)).split(_ROWS):
-        some = Sequences(*(tensor.to(device) for tensor in taken(sequences, rows)))
+        some = taken(sequences, rows).to(device)
         found.append(whole_ids(network, some, items[rows].to(device)).cpu())
     return torch.cat(found) if found else torch.zeros(items.shape)
 

@@ -212,4 +212,4 @@ def hold_out(train: Histories, users: int, length: int, seed: int) -> tuple[Hist
     targets = torch.full_like(read.items, -1)
     last = (read.lengths - 1)[:, None]
     targets.scatter_(1, last, torch.from_numpy(asked.targets.astype(np.int64))[:, None])
-    return left, (*read, targets)
+    return left, (*read[:4], targets)

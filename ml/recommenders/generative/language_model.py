@@ -300,7 +300,7 @@ class _Plans:
             yield items, lengths, targets, torch.full_like(lengths, ASKED.index(names[turn]))
 
     def _histories(self, asked: str, rng: np.random.Generator) -> Iterator[Batch]:
-        for items, lengths, _, _, targets in self.windows[asked].batches(rng):
+        for items, lengths, *_, targets in self.windows[asked].batches(rng):
             yield items, lengths, targets.gather(1, lengths[:, None] - 1)[:, 0]
 
     def _singles(self, rng: np.random.Generator) -> Iterator[Batch]:

@@ -54,7 +54,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The point-wise net, pre-norm."""
+    """The point-wise net, pre-norm; the same for every place."""
 
     def __init__(self, d: int, width: int) -> None:
         super().__init__()
@@ -65,10 +65,37 @@ class FeedForward(nn.Module):
             nn.Linear(width, d, bias=False),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [..., d] to the same shape."""
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """Map [..., places, d] to the same shape; ``first`` is the number of the first place."""
         mapped: Tensor = self.net(x)
         return mapped
+
+
+class RoutedFeedForward(nn.Module):
+    """A point-wise net for the start, and one for each place of an item: sparse experts whose router is the place.
+
+    MBGen (Liu et al., CIKM 2024, arXiv:2405.16871), without its injection of behaviours.
+    """
+
+    def __init__(self, d: int, width: int, per_item: int) -> None:
+        super().__init__()
+        self.per_item = per_item
+        self.experts = nn.ModuleList(FeedForward(d, width) for _ in range(1 + per_item))
+
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """As `FeedForward`; place 0 is the start, and items follow."""
+        routed: dict[int, list[int]] = {}
+        for column, place in enumerate(range(first, first + x.shape[-2])):
+            expert = 0 if place == 0 else 1 + (place - 1) % self.per_item
+            routed.setdefault(expert, []).append(column)
+        if len(routed) == 1:
+            (expert,) = routed
+            mapped: Tensor = self.experts[expert](x)
+            return mapped
+        parts = [self.experts[expert](x[..., columns, :]) for expert, columns in routed.items()]
+        order = [column for columns in routed.values() for column in columns]
+        back = torch.tensor(order, device=x.device).argsort()
+        return torch.cat(parts, dim=-2)[..., back, :]
 
 
 class ReadingLayer(nn.Module):

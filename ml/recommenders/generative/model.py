@@ -30,13 +30,18 @@ from ml.recommenders.generative.built_on import read_built_on, write_built_on
 from ml.recommenders.generative.identifiers import IdentifiersParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
+from ml.recommenders.generative.objectives.behaviour import BehaviourParams
 from ml.recommenders.generative.objectives.next_tokens import NextTokensParams
+from ml.recommenders.generative.objectives.prior_heads import PriorHeadsParams
+from ml.recommenders.generative.objectives.session import SessionParams
 from ml.recommenders.generative.objectives.sparse_dense import SparseDenseParams
 from ml.recommenders.generative.pair_tokens import PairTokensParams
 from ml.recommenders.generative.parts import Facts
 from ml.recommenders.generative.stages import Course, FineTuningParams
 from ml.recommenders.generative.tokens import CodeTokensParams
+from ml.recommenders.generative.tokens_behaviour import BehaviourTokensParams
 from ml.recommenders.generative.tokens_disentangled import DisentangledTokensParams
+from ml.recommenders.generative.tokens_session import SessionTokensParams
 from ml.recommenders.generative.tokens_text import TextTokensParams
 from ml.recommenders.generative.trie import build_trie
 from ml.recommenders.training import TrainingParams, train_network, validation_score
@@ -45,12 +50,23 @@ if TYPE_CHECKING:
     from ml.snapshot import Catalogue
 
 TokensParams = Annotated[
-    CodeTokensParams | DisentangledTokensParams | PairTokensParams | TextTokensParams,
+    CodeTokensParams
+    | BehaviourTokensParams
+    | DisentangledTokensParams
+    | PairTokensParams
+    | SessionTokensParams
+    | TextTokensParams,
     Field(discriminator="kind"),
 ]
 BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discriminator="kind")]
 ObjectiveParams = Annotated[
-    AutoregressiveParams | NextTokensParams | SparseDenseParams, Field(discriminator="kind")
+    AutoregressiveParams
+    | BehaviourParams
+    | NextTokensParams
+    | PriorHeadsParams
+    | SessionParams
+    | SparseDenseParams,
+    Field(discriminator="kind"),
 ]
 AuxiliaryParams = TextAlignmentParams
 AlignmentParams = Annotated[DirectParams | IterativeParams, Field(discriminator="kind")]
@@ -101,7 +117,11 @@ class GenerativeParams(TrainingParams):
         return self
 
     def facts(
-        self, catalogue: Catalogue, code_sizes: tuple[int, ...], train: Histories | None = None
+        self,
+        catalogue: Catalogue,
+        code_sizes: tuple[int, ...],
+        train: Histories | None = None,
+        behaviours: int = 1,
     ) -> Facts:
         """Return what parts may know.
 
@@ -119,6 +139,7 @@ class GenerativeParams(TrainingParams):
             self.length,
             self.dropout,
             train,
+            behaviours,
         )
 
     def build(self, facts: Facts) -> Network:
@@ -156,7 +177,8 @@ class Generative:
         """
         params = self.params
         with reproducible(seed):
-            facts = params.facts(catalogue, catalogue.code_sizes, split.train)
+            behaviours = int(split.train.event_types.max(initial=0)) + 1
+            facts = params.facts(catalogue, catalogue.code_sizes, split.train, behaviours)
             network = self._take(params.build(facts), catalogue)
             cut = network.objective.windows(split.train, params.length, network.backbone.causal)
             plans = Plans(cut, params.batch_tokens)
@@ -231,7 +253,8 @@ class Generative:
         made = cls(read_params(folder, GenerativeParams))
         sizes = read_built_on(folder, catalogue)
         tensors = {name: torch.from_numpy(array) for name, array in read_weights(folder).items()}
-        network = made._take(made.params.build(made.params.facts(catalogue, sizes)), catalogue)
+        facts = made.params.facts(catalogue, sizes, behaviours=int(tensors["behaviours"]))
+        network = made._take(made.params.build(facts), catalogue)
         try:
             network.load_state_dict(tensors)
         except RuntimeError as error:

@@ -15,6 +15,7 @@ from ml.recommenders.generative.parts import (
     Auxiliary,
     Backbone,
     Facts,
+    Groups,
     KeysValues,
     Memory,
     Objective,
@@ -40,6 +41,8 @@ class Network(nn.Module):
         self.tokens, self.backbone, self.objective = tokens, backbone, objective
         self.auxiliary: Sequence[Auxiliary] = nn.ModuleList(auxiliary)  # type: ignore[assignment,arg-type]
         self._trie = facts.trie
+        # Saved, since it gives the sizes of what reads behaviours.
+        self.register_buffer("behaviours", torch.tensor(facts.behaviours))
 
     @property
     def trie(self) -> Trie:
@@ -64,7 +67,8 @@ class Network(nn.Module):
     def read(self, sequences: Sequences) -> Memory:
         """Read histories."""
         embedded = self.tokens(self.table, sequences)
-        return self.backbone.read(embedded, self.table.start, sequences.lengths)
+        lengths = self.tokens.groups(sequences) if isinstance(self.tokens, Groups) else sequences.lengths
+        return self.backbone.read(embedded, self.table.start, lengths)
 
     def asked(self, sequences: Sequences, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return how many items precede each target and the targets, both int64 [n, p]; -1 where there is none."""
@@ -88,7 +92,7 @@ class Network(nn.Module):
         return self.backbone.write(memory, at, x)[0]
 
     def forward(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Return the mean loss of a batch, the four tensors of `Sequences` and targets, and its number of targets."""
+        """Return the mean loss of a batch, the tensors of `Sequences` and targets, and its number of targets."""
         *read, targets = batch
         return self.objective.loss(self, Sequences(*read), targets)
 
@@ -101,7 +105,7 @@ class Decoding:
         self.network = network
         self.scores = table.log_probabilities if normalise == "table" else table.logits
         self.memory = network.read(sequences)
-        self.at = sequences.lengths[:, None]
+        self.at = self.memory.lengths[:, None]
         self.level = 0
         self.past: list[KeysValues] | None = None
         # What was put in so far, for tokens whose embedding depends on those before them.
@@ -128,4 +132,8 @@ class Decoding:
             self.written = x if self.written is None else torch.cat([self.written, x], dim=2)
             x = self.network.tokens.written(self.written)[:, :, -1:]
         states, self.past = self.network.backbone.write(self.memory, self.at, x, self.past)
-        return self.scores(states[:, :, 0], self.level)
+        return self.logits(states[:, :, 0])
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Score the codes of this level, states [n, hypotheses, d] to [n, hypotheses, size of the level]."""
+        return self.scores(states, self.level)

@@ -52,6 +52,8 @@ class Facts:
         Width, latest history items that are read, and dropout of the whole network.
     train
         Training histories; None where a trained network is built again.
+    behaviours
+        Event types that training histories have, from 0.
     """
 
     catalogue: Catalogue
@@ -62,6 +64,7 @@ class Facts:
     length: int
     dropout: float
     train: Histories | None = None
+    behaviours: int = 1
 
     @property
     def n_items(self) -> int:
@@ -91,7 +94,7 @@ class Memory:
     real
         bool [n, 1 + places], False where there is padding, which is always on the right.
     lengths
-        int64 [n], items.
+        int64 [n], items, or what else has places of its own; see `Groups`.
     per_item
         Places of an item.
     kept
@@ -130,6 +133,15 @@ class WritingTokens(Protocol):
 
         What it makes of a code may depend on those before it, not on those after it.
         """
+        ...
+
+
+@runtime_checkable
+class Groups(Protocol):
+    """A `Tokens` that gives places to groups of consecutive items instead of items."""
+
+    def groups(self, sequences: Sequences) -> Tensor:
+        """Return the groups of each history, int64 [n]."""
         ...
 
 

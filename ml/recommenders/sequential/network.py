@@ -126,7 +126,7 @@ class Network(nn.Module):
 
     def forward(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return the mean loss of a batch (`ml.recommenders.batches.Plans`) and its number of targets."""
-        return self.objective.loss(self, Sequences(*batch[:4]), batch[4])
+        return self.objective.loss(self, Sequences(*batch[:-1]), batch[-1])
 
     @torch.no_grad()
     def query(self, sequences: Sequences, table: Tensor) -> Tensor:

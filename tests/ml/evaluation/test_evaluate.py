@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ml.evaluation.evaluate import evaluate
 from ml.evaluation.results import Result, read_result, write_result
 from ml.evaluation.slices import popularity_groups, query_slices
-from ml.evaluation.splits import Queries
+from ml.evaluation.splits import Queries, split
 from ml.histories import Histories
 
 N_ITEMS = 60
@@ -176,6 +176,33 @@ def test_slices() -> None:
         "history=5-9": [2],
         "history=10-19": [],
         "history=20+": [3],
+    }
+
+
+def test_slices_by_what_was_done_with_the_target() -> None:
+    times = np.arange(9, dtype=np.int64)
+    types = np.array([0, 1, 0, 2, 2, 1, 1, 0, 2], np.int8)
+    whole = replace(Histories.of([[0, 1, 2], [3, 1, 0], [2, 2, 1]]), event_types=types, times=times)
+    asked = split(whole, "leave_one_out").test
+    assert asked.types.tolist() == [0, 1, 2]
+    assert asked.take(np.array([2, 0])).types.tolist() == [2, 0]
+    named = query_slices(asked, whole, 4, ["cart", "purchase", "view"])
+    told = {name: mask.tolist() for name, mask in named.items() if name.startswith("type=")}
+    assert told == {
+        "type=cart": [True, False, False],
+        "type=purchase": [False, True, False],
+        "type=view": [False, False, True],
+    }
+    # Of one type there is nothing to tell apart.
+    assert set(query_slices(asked, whole, 4, ["view"])) == set(query_slices(asked, whole, 4))
+    items = np.array([[2, 0], [3, 1], [1, 0]], np.int32)
+    seen = evaluate(
+        Fixed(items, falling(items)), asked, whole, 4, k=5, exclude_history=False, event_types=["c", "p", "v"]
+    )
+    assert {name: seen.slice_metrics[f"type={name}"]["recall@5"] for name in "cpv"} == {
+        "c": 1,
+        "p": 0,
+        "v": 1,
     }
 
 

@@ -61,6 +61,11 @@ SMALL_PARTS: dict[str, dict[str, Any]] = {
     "sparse_dense": {"beam": 24},
     "disentangled": {"heads": 2, "head_width": 8, "feed_forward": 32},
     "text": {"view": "vectors"},
+    "behaviour_first": {"beam": 24},
+    "prior_heads": {"beam": 24, "width": 4},
+    # Every event a session of its own, as events are a microsecond apart.
+    "session": {"gap": 1e-9},
+    "next_session": {"beam": 24},
 }
 
 #: Packages of an extra, without which a kind cannot be trained.

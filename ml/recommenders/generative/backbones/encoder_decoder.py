@@ -15,7 +15,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import dropout, pad, scaled_dot_product_attention
 
-from ml.recommenders.generative.layers import Attention, Distances, FeedForward, ReadingLayer, grown
+from ml.recommenders.generative.layers import (
+    Attention,
+    Distances,
+    FeedForward,
+    ReadingLayer,
+    RoutedFeedForward,
+    grown,
+)
 from ml.recommenders.generative.parts import Backbone, Facts, KeysValues, Memory, PartParams
 
 
@@ -30,6 +37,9 @@ class EncoderDecoderParams(PartParams):
         Depth.
     causal
         See the module.
+    feed
+        Whether all places share a point-wise net, or each place of an item has one of its own
+        (`ml.recommenders.generative.layers.RoutedFeedForward`).
     """
 
     kind: Literal["encoder_decoder"] = "encoder_decoder"
@@ -39,6 +49,7 @@ class EncoderDecoderParams(PartParams):
     encoder_layers: int = Field(default=1, ge=0)
     decoder_layers: int = Field(default=1, ge=0)
     causal: bool = True
+    feed: Literal["shared", "by_position"] = "shared"
 
     def build(self, facts: Facts) -> Backbone:
         """Make the part."""
@@ -49,7 +60,7 @@ class WritingLayer(nn.Module):
     """Self-attention over the codes so far, attention to the history, the point-wise net."""
 
     def __init__(
-        self, own: Attention, cross: Attention, feed: Callable[[Tensor], Tensor], rate: float
+        self, own: Attention, cross: Attention, feed: Callable[[Tensor, int], Tensor], rate: float
     ) -> None:
         super().__init__()
         self.self_attention, self.cross_attention, self.feed, self.rate = own, cross, feed, rate
@@ -85,7 +96,8 @@ class WritingLayer(nn.Module):
         query = cross.query(cross.norm(x).flatten(1, 2))
         mixed = cross.join(scaled_dot_product_attention(query, *memory, attn_mask=memory_bias))
         x = x + dropout(mixed.view(n, hypotheses, steps, -1), self.rate, self.training)
-        return x + dropout(self.feed(x), self.rate, self.training), kept
+        before = past[0].shape[-2] if past else 0
+        return x + dropout(self.feed(x, before), self.rate, self.training), kept
 
 
 class EncoderDecoder(nn.Module):
@@ -103,12 +115,17 @@ class EncoderDecoder(nn.Module):
         def attention() -> Attention:
             return Attention(facts.d, params.heads, params.head_width)
 
-        def feed() -> FeedForward:
+        def feed(per_item: int) -> FeedForward | RoutedFeedForward:
+            if params.feed == "by_position":
+                return RoutedFeedForward(facts.d, params.feed_forward, per_item)
             return FeedForward(facts.d, params.feed_forward)
 
-        encoder = [ReadingLayer(attention(), feed(), self.rate) for _ in range(params.encoder_layers)]
+        encoder = [
+            ReadingLayer(attention(), feed(facts.per_item), self.rate) for _ in range(params.encoder_layers)
+        ]
         decoder = [
-            WritingLayer(attention(), attention(), feed(), self.rate) for _ in range(params.decoder_layers)
+            WritingLayer(attention(), attention(), feed(facts.levels), self.rate)
+            for _ in range(params.decoder_layers)
         ]
         self.encoder: Iterable[ReadingLayer] = nn.ModuleList(encoder)  # type: ignore[assignment]
         self.decoder: Iterable[WritingLayer] = nn.ModuleList(decoder)  # type: ignore[assignment]

@@ -106,7 +106,7 @@ class IntentContrast(nn.Module):
     def windows(self, rows: np.ndarray, device: torch.device) -> Sequences:
         """Read training windows."""
         read = self.cut.events.take(self.cut.starts[rows], self.cut.lengths[rows])
-        return Sequences(*(tensor.to(device) for tensor in read))
+        return read.to(device)
 
     def partners(self, targets: Tensor) -> np.ndarray:
         """Draw for each target, int64 [n], a window that led to it, int64 [n]."""
