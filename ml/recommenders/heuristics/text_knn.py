@@ -50,6 +50,8 @@ class TextKNNParams(RecommenderParams):
         Number of latest history items that vote.
     recency_decay
         Weight of the vote of the item ``a`` places before the last is ``recency_decay ** a``.
+    advance
+        Factor on the score of items that nobody has met: the more, the more of them are shown, at the cost of others.
     popularity
         Weight of popularity, relative to a query's best score. Small: it decides among items that nothing else
         speaks for.
@@ -61,6 +63,7 @@ class TextKNNParams(RecommenderParams):
     neighbours: int = Field(default=500, ge=1)
     recent: int = Field(default=20, ge=1)
     recency_decay: float = Field(default=0.6, gt=0, le=1)
+    advance: float = Field(default=1.0, gt=0)
     popularity: float = Field(default=1e-4, ge=0)
 
 
@@ -83,6 +86,7 @@ class TextKNN(EdgeRecommender):
         voters, votes = recency_votes(histories, self.params.recent, self.params.recency_decay)
         shape = (len(histories), len(self.popularity))
         scores = relative(collect(self.graph, voters.users, voters.items, votes, shape))
+        scores *= np.where(self.popularity > 0, np.float32(1), np.float32(self.params.advance))
         scores += self.params.popularity * self.popularity
         return scores
 

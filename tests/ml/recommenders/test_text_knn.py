@@ -75,3 +75,17 @@ def test_popularity_speaks_where_nothing_is_said() -> None:
     model.fit(split(TRAIN, "full"), titled(), 0)  # type: ignore[arg-type]
     items, _ = model.recommend(Histories.of([[]]), 1)
     assert items[0, 0] == 5
+
+
+def test_an_advance_shows_more_of_what_nobody_has_met() -> None:
+    history = Histories.of([[1]])
+
+    def scores(advance: float) -> dict[int, float]:
+        model = TextKNN(TextKNNParams(advance=advance, popularity=0.0))
+        model.fit(split(TRAIN, "full"), titled(), 0)  # type: ignore[arg-type]
+        items, values = model.recommend(history, 3)
+        return dict(zip(items[0].tolist(), values[0].tolist(), strict=True))
+
+    plain, ahead = scores(1.0), scores(1.5)
+    assert ahead == {**plain, 7: pytest.approx(1.5 * plain[7])}
+    assert list(plain) == [0, 2, 7]
