@@ -17,6 +17,7 @@ _KINDS = {
     "transitions": ("ml.recommenders.heuristics.transitions", "Transitions"),
     "item_knn": ("ml.recommenders.heuristics.item_knn", "ItemKNN"),
     "text_similarity": ("ml.recommenders.heuristics.text_similarity", "TextSimilarity"),
+    "text_knn": ("ml.recommenders.heuristics.text_knn", "TextKNN"),
     "blend": ("ml.recommenders.blend", "Blend"),
     "sequential": ("ml.recommenders.sequential.model", "Sequential"),
     "als": ("ml.recommenders.collaborative.als", "ALS"),

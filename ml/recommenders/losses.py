@@ -90,15 +90,16 @@ class _ChunkedSoftmax(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             for start in range(0, len(states), _CHUNK):
                 rows = slice(start, start + _CHUNK)
-                some, own = states[rows].to(low), targets[rows, None]
+                some, own = states[rows].to(low), targets[rows]
                 logits = (some @ columns.T).to(table.dtype)
-                whole = logits.logsumexp(dim=1, keepdim=True)
-                total += (whole - logits.gather(1, own)).sum()
-                share = logits.sub_(whole).exp_()
-                share.scatter_add_(1, own, torch.full_like(own, -1, dtype=share.dtype))
-                share = share.to(low)
-                by_state[rows] = (share @ columns).to(states.dtype)
-                by_table += share.T @ some
+                told, top = logits.gather(1, own[:, None]), logits.amax(dim=1, keepdim=True)
+                mass = logits.sub_(top).exp_().sum(dim=1, keepdim=True)
+                total += (mass.log() + top - told).sum()
+                # Division by the mass and the target's own -1 go where there are few numbers: not into the shares.
+                share = logits.to(low)
+                by_state[rows] = (share @ columns).to(states.dtype) / mass - columns[own].to(states.dtype)
+                by_table += share.T @ (some / mass).to(low)
+            by_table.index_add_(0, targets, -states.to(by_table.dtype))
         ctx.save_for_backward(by_state.div_(max(len(states), 1)), by_table.div_(max(len(states), 1)))
         return total / max(len(states), 1)
 

@@ -16,7 +16,7 @@ def test_every_recipe_can_be_built() -> None:
         made = build(recipe.recommender)
         assert made.kind == recipe.recommender["kind"]
         assert recipe.training_free == (
-            made.kind in {"popularity", "transitions", "item_knn", "text_similarity"}
+            made.kind in {"popularity", "transitions", "item_knn", "text_knn", "text_similarity"}
         )
 
 

@@ -224,7 +224,7 @@ def test_what_comes_next_is_found(
     items, _ = fitted.recommend(parts.test.histories, 3)
     following = (parts.test.histories.items[parts.test.histories.offsets[1:] - 1] + 1) % 23
     found = (items == following[:, None]).any(axis=1).mean()
-    if recipe in ("popularity", "text-similarity"):
+    if recipe in ("popularity", "text-similarity", "text-neighbours"):
         assert found < 0.3, "the ring is in the order of histories alone"
     else:
         assert found > 0.5
