@@ -104,8 +104,7 @@ def beam_search(
             break
         asked = nodes.shape[1]
         if normalise == "trie":
-            leaves = trie.leaves[depth + 1]
-            settled = (leaves[nodes + 1] - leaves[nodes] == 1) | (scores == -torch.inf)
+            settled = (trie.below(depth + 1, nodes) == 1) | (scores == -torch.inf)
             order = settled.to(torch.int8).argsort(dim=1, stable=True)
             scores, best, nodes = (tensor.gather(1, order) for tensor in (scores, best, nodes))
             asked = int((~settled).sum(dim=1).max())
@@ -115,7 +114,7 @@ def beam_search(
             logits = decoder.step(codes_taken, parents.clamp(max=logits.shape[1] - 1))
         else:
             logits = logits[:, :0]
-    return _ranked(trie.items[nodes], scores, k)
+    return ranked(trie.items[nodes], scores, k)
 
 
 def code_scores(logits: Tensor, codes: Tensor, exists: Tensor, normalise: Normalise) -> Tensor:
@@ -182,7 +181,7 @@ def _drop_dead(total: Tensor, trie: Trie, depth: int, nodes: Tensor, leaves: Ten
     total[user, beam, child] = -torch.inf
 
 
-def _ranked(items: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def ranked(items: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Order by falling score, then by item, and pad to ``k``."""
     items, by_item = items.sort(dim=1)
     scores, by_score = scores.gather(1, by_item).sort(dim=1, descending=True, stable=True)
