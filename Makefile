@@ -10,7 +10,7 @@ BIN := .venv/bin
 export TESSERA_HOME ?= $(CURDIR)/.tessera
 
 .DEFAULT_GOAL := help
-.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers bench-training leaderboard queue lint format lock clean bench-audit
+.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers bench-training bench-decoding leaderboard queue lint format lock clean bench-audit
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -75,6 +75,9 @@ leaderboard: .venv/.installed ## Print a dataset's leaderboard from the committe
 
 bench-training: .venv/.installed ## Train SASRec beside RecTools and RecBole: make bench-training DATASETS=folder
 	@$(BIN)/python -m benchmarks.training $(if $(DATASETS),--root $(DATASETS))
+
+bench-decoding: .venv/.installed ## Constrained beam search beside Hugging Face's generate: make bench-decoding SNAPSHOT=folder
+	@$(BIN)/python -m benchmarks.decoding $(SNAPSHOT)
 
 queue: .venv/.installed ## Do the full-size runs that wait for a GPU
 	@$(BIN)/python -m benchmarks.run_queue
