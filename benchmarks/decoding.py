@@ -57,7 +57,7 @@ OVER = {
 }
 PEER = "transformers' generate with prefix_allowed_tokens_fn{}, best of batches of {}"
 #: Users that ours takes together: what they write fits the cores' caches.
-TOGETHER = 16
+TOGETHER = 8
 Lists = tuple[NDArray[np.int32], NDArray[np.float32]]
 
 
