@@ -100,8 +100,7 @@ def beam_search(
             break
         asked = nodes.shape[1]
         if normalise == "trie":
-            leaves = trie.leaves[depth + 1]
-            settled = (leaves[nodes + 1] - leaves[nodes] == 1) | (scores == -torch.inf)
+            settled = (trie.below(depth + 1, nodes) == 1) | (scores == -torch.inf)
             order = settled.to(torch.int8).argsort(dim=1, stable=True)
             scores, best, nodes = (tensor.gather(1, order) for tensor in (scores, best, nodes))
             asked = int((~settled).sum(dim=1).max())

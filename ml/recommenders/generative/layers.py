@@ -48,9 +48,13 @@ class Attention(nn.Module):
     def attend_few(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """Do as `attend`, for one query and few keys: there, matrix products cost more than what they compute."""
         query, keys, values = query.squeeze(-2), keys.movedim(-2, 0), values.movedim(-2, 0)
-        seen = torch.linalg.vecdot(query, keys) * query.shape[-1] ** -0.5
-        weights = (seen + bias.movedim(-1, 0).squeeze(-1)[:, None, None]).softmax(dim=0)
-        return self.join((weights[..., None] * values).sum(dim=0)[..., None, :])
+        # Key by key, so that what is multiplied stays in the cache.
+        seen = torch.stack([torch.linalg.vecdot(query, key) for key in keys]) * query.shape[-1] ** -0.5
+        weights = (seen + bias.movedim(-1, 0).squeeze(-1)[:, None, None]).softmax(dim=0)[..., None]
+        mixed = weights[0] * values[0]
+        for weight, value in zip(weights[1:], values[1:], strict=True):
+            mixed = torch.addcmul(mixed, weight, value)
+        return self.join(mixed[..., None, :])
 
 
 class FeedForward(nn.Module):

@@ -89,6 +89,10 @@ class Trie:
         """Return the parent of each node of ``depth`` (from 1), int64 of the same shape."""
         return torch.searchsorted(self.first[depth - 1], nodes, right=True) - 1
 
+    def below(self, depth: int, nodes: Tensor) -> Tensor:
+        """Return how many items are below each node of ``depth``, int64 of the same shape."""
+        return self.leaves[depth][nodes + 1] - self.leaves[depth][nodes]
+
     def above(self, depth: int, leaves: Tensor) -> Tensor:
         """Return the node of ``depth`` that each leaf is below, int64 of the same shape."""
         return torch.searchsorted(self.leaves[depth], leaves, right=True) - 1

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ml.recommenders.batches import Sequences, Windows, sliding, windows
 from ml.recommenders.generative.beam import Normalise, beam_search, code_scores
+from ml.recommenders.generative.exact import exact_search
 from ml.recommenders.generative.losses import LikelihoodParams, PrefixAwareParams
 from ml.recommenders.generative.network import Decoding
 from ml.recommenders.generative.parts import Facts, Memory, Objective, PartParams, PathLoss
@@ -40,6 +41,8 @@ class AutoregressiveParams(PartParams):
         section 3.4).
     beam
         Hypotheses kept, at least as many as items asked for.
+    search
+        ``beam``, or ``exact``: score every item (`ml.recommenders.generative.exact`).
     """
 
     kind: Literal["autoregressive"] = "autoregressive"
@@ -47,6 +50,7 @@ class AutoregressiveParams(PartParams):
     normalise: Normalise = "trie"
     temperature: float = Field(default=1.0, gt=0)
     beam: int = Field(default=20, ge=1)
+    search: Literal["beam", "exact"] = "beam"
 
     def build(self, facts: Facts) -> Objective:
         """Make the part."""
@@ -114,9 +118,11 @@ class Autoregressive(nn.Module):
     def rank(
         self, network: Network, sequences: Sequences, k: int, excluded: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """See `ml.recommenders.generative.parts.Objective`; with a beam as wide as the catalogue it is exact."""
+        """See `ml.recommenders.generative.parts.Objective`; an exact search is a beam as wide as the catalogue."""
         n, params = len(sequences.lengths), self.params
         decoding = Decoding(network, sequences, params.normalise)
+        if params.search == "exact":
+            return exact_search(decoding, network.trie, n, k, excluded, params.normalise)
         return beam_search(decoding, network.trie, n, params.beam, k, excluded, params.normalise)
 
 

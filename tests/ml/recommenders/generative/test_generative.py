@@ -134,6 +134,22 @@ def test_order_matters_and_padding_does_not(backbone: dict[str, Any], merge: boo
     assert (one - turned).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("normalise", ["trie", "vocabulary", "table"])
+@pytest.mark.parametrize("backbone", [BACKBONES[1], BACKBONES[2]], ids=str)
+def test_an_exact_search_equals_a_beam_of_all_items(backbone: dict[str, Any], normalise: str) -> None:
+    wide, exact = (
+        make_network(
+            params=shape(backbone, False, objective=WIDE | {"normalise": normalise, "search": search})
+        )[0]
+        for search in ("beam", "exact")
+    )
+    histories = Histories.of([[3], [], [4, 8, 2, 0, 11]])
+    for k in (5, N_ITEMS):
+        (items, scores), expected = exact.recommend(histories, k), wide.recommend(histories, k)
+        np.testing.assert_array_equal(items, expected[0])
+        np.testing.assert_allclose(scores, expected[1], atol=1e-5)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_probabilities_over_the_table_count_the_start_and_every_level(temperature: float) -> None:
     _, network, _ = make_network(objective=WIDE | {"normalise": "table", "temperature": temperature})

@@ -31,6 +31,7 @@ def test_tree_equals_sets_of_prefixes(rows: list[tuple[int, int, int]]) -> None:
             assert found == [other for other in longer if other[:-1] == prefix]
             assert codes[node][exists[node]].tolist() == [other[-1] for other in found]
             begin, end = trie.leaves[depth][node : node + 2].tolist()
+            assert trie.below(depth, torch.tensor(node)) == end - begin
             assert ordered[begin:end] == [row for row in ordered if row[:depth] == prefix]
         above = [prefixes[node] for node in trie.above(depth, torch.arange(len(rows))).tolist()]
         assert above == [row[:depth] for row in ordered]

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import decoding
+from benchmarks.decoding import agreement, drawn, large_trie
+from ml.artifacts import read_json
+from ml.histories import Histories
+from ml.snapshot import Catalogue
+
+TINY = {"d_model": 8, "d_kv": 4, "num_heads": 2, "d_ff": 8, "num_layers": 1, "num_decoder_layers": 1}
+
+
+def snapshot(_: Path) -> Any:
+    codes = np.array(list(itertools.product(range(3), range(3), range(2), range(2))), np.int32)[:30]
+    codes = np.random.default_rng(0).permutation(codes)
+    nothing = np.zeros((30, 0), np.float32)
+    catalogue = Catalogue(
+        [str(item) for item in range(30)], [""] * 30, [[]] * 30, nothing, codes, (3, 3, 2, 2)
+    )
+    histories = Histories.of([[(user + step) % 30 for step in range(4 + user % 5)] for user in range(12)])
+    return SimpleNamespace(
+        histories=histories, catalogue=catalogue, manifest=SimpleNamespace(version="v"), folder=Path()
+    )
+
+
+def test_both_sides_are_measured_and_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "load_snapshot", snapshot)
+    monkeypatch.setattr(decoding, "SIZES", {"tiny": TINY})
+    decoding.main(
+        tmp_path,
+        users=5,
+        sample=6,
+        beam=4,
+        k=3,
+        batch=[1, 4],
+        calls=3,
+        items=200,
+        threads=1,
+        results=tmp_path,
+    )
+    rows = read_json(tmp_path / "decoding.json")["rows"]
+    compared = [row for row in rows if row["peer"] is not None]
+    assert ["after the prefix" in row["case"] for row in compared] == [True, False]
+    for row in compared:
+        assert row["extra"]["agreement"]["same_items"] > 0.9
+        assert row["extra"]["agreement"]["largest_score_difference"] < 1e-4
+        assert row["extra"]["peer_batch"] in (1, 4)
+    assert any("extrapolated from 6" in row["case"] for row in rows)
+    share = next(row for row in rows if row["unit"] == "share")
+    assert 0 < share["ours"] < 1
+
+
+def test_lists_may_differ_in_ties_alone() -> None:
+    scores = np.array([[-1.0, -2.0, -2.0, -3.0]], np.float32)
+    items = np.array([[4, 7, 9, 2]], np.int32)
+    told = agreement((items, scores), (items[:, [0, 2, 1, 3]], scores))
+    assert told == {"same_items": 0.5, "largest_score_difference": 0}
+    with pytest.raises(SystemExit, match=r"50\.0000% of items"):
+        agreement((items, scores), (items[:, [1, 0, 2, 3]], scores))
+    with pytest.raises(SystemExit, match=r"scores by 0\.5"):
+        agreement((items, scores), (items, scores - np.float32(0.5)))
+
+
+def test_a_large_trie_has_as_many_items_as_asked() -> None:
+    assert large_trie(5000, 0).case == "trie of 5,000 items built"
+
+
+def test_users_are_drawn_without_repetition_and_shortest_first() -> None:
+    histories = Histories.of([[user] * (1 + user % 7) for user in range(40)])
+    some = drawn(histories, 15, 0)
+    assert len({int(row[0]) for row in np.split(some.items, some.offsets[1:-1])}) == 15
+    assert (np.diff(some.lengths) >= 0).all()
