@@ -147,10 +147,11 @@ class Identifiers(nn.Module):
         self.network.use(*served)
 
     def _use(self, identifier: int, served: tuple[Tensor, Trie]) -> None:
-        others = len(self.tries)
-        self.network.use(
-            *(served if identifier == others else (self.rows[identifier], self.tries[identifier]))
-        )
+        if identifier == len(self.tries):
+            self.network.use(*served)
+        else:
+            self.tries[identifier] = self.tries[identifier].to(self.rows.device)
+            self.network.use(self.rows[identifier], self.tries[identifier])
 
     def _look(self, plans: Plans, rng: np.random.Generator, held: tuple[Tensor, ...]) -> None:
         """Measure the influence of each identifier's data at these weights."""

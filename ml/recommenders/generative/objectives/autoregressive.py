@@ -35,7 +35,7 @@ class AutoregressiveParams(PartParams):
         ``{kind: ..., its parameters}``; see `ml.recommenders.generative.losses`.
     normalise
         See `ml.recommenders.generative.beam.beam_search`; training and decoding do the same. ``trie`` is the softmax
-        over permissible codes of MSCGRec (arXiv:2509.25229).
+        over permissible codes of MSCGRec (arXiv:2602.03713).
     temperature
         Of the softmax over codes in training; below 1 the hardest wrong codes weigh most (LETTER, arXiv:2405.07314,
         section 3.4).

@@ -54,7 +54,7 @@ def made(seed: int = 0, **changes: Any) -> Generative:
     recommender.network = params.build(params.facts(catalogue(), (2, 4)))
     with torch.no_grad():
         for parameter in recommender.network.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+            parameter.add_(0.3 * torch.randn_like(parameter))
     return recommender
 
 
