@@ -7,6 +7,7 @@ So every prefix in the beam leads to an item that may be shown, and a beam of at
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, Protocol
 
 import torch
@@ -79,47 +80,46 @@ def beam_search(
         are log-probabilities. (Of equal scores at the border of the beam, any may be kept.)
     """
     dead = None if excluded is None else distinct_leaves(trie, excluded)
-    nodes, scores, logits = prefix_search(decoder, trie, n, max(width, k), trie.levels - 1, dead, normalise)
-    nodes, scores, _, _ = _extend(logits, trie, trie.levels - 1, nodes, scores, dead, normalise, k)
+    for found in prefixes(decoder, trie, n, max(width, k), dead, normalise):
+        nodes, scores, logits = found
+    nodes, scores, _, _ = extend(logits, trie, trie.levels - 1, nodes, scores, dead, normalise, k)
     return ranked(trie.items[nodes], scores, k)
 
 
-def prefix_search(
+def prefixes(
     decoder: Decoder,
     trie: Trie,
     n: int,
     width: int,
-    depth: int,
     dead: Tensor | None = None,
     normalise: Normalise = "vocabulary",
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the most likely prefixes of ``depth`` codes; the decoder has then read them.
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Walk down the tree with the most likely prefixes; the decoder has read those that were last told.
 
     Parameters
     ----------
     decoder, trie, n, width, normalise
         As in `beam_search`.
-    depth
-        Below ``trie.levels``.
     dead
         Leaves never to lead to, as `distinct_leaves` gives them.
 
-    Returns
-    -------
+    Yields
+    ------
     nodes, scores, logits
-        int64 and float [n, beams], best first, log-probabilities of nodes of ``depth``; -inf where there is none. And
-        the logits of the code after each, float [n, beams, size].
+        For each depth from 0 to ``trie.levels - 1``: int64 and float [n, beams], nodes and their log-probabilities, best
+        first, -inf where there is none; and the logits of the code after each, float [n, beams, size].
     """
     logits = decoder.start()
     nodes = torch.zeros(n, 1, dtype=torch.int64, device=logits.device)
     scores = torch.zeros(n, 1, dtype=logits.dtype, device=logits.device)
-    for level in range(depth):
-        nodes, scores, codes, parents = _extend(logits, trie, level, nodes, scores, dead, normalise, width)
+    yield nodes, scores, logits
+    for depth in range(trie.levels - 1):
+        nodes, scores, codes, parents = extend(logits, trie, depth, nodes, scores, dead, normalise, width)
         logits = decoder.step(codes, parents)
-    return nodes, scores, logits
+        yield nodes, scores, logits
 
 
-def _extend(
+def extend(
     logits: Tensor,
     trie: Trie,
     depth: int,

@@ -26,6 +26,7 @@ from ml.recommenders.generative.backbones.decoder_only import DecoderOnlyParams
 from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoderParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
+from ml.recommenders.generative.objectives.cold_start import ColdStartParams
 from ml.recommenders.generative.objectives.sparse_dense import SparseDenseParams
 from ml.recommenders.generative.pair_tokens import PairTokensParams
 from ml.recommenders.generative.parts import Facts
@@ -40,7 +41,9 @@ _BUILT_ON = "semantic_ids.json"
 
 TokensParams = Annotated[CodeTokensParams | PairTokensParams, Field(discriminator="kind")]
 BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discriminator="kind")]
-ObjectiveParams = Annotated[AutoregressiveParams | SparseDenseParams, Field(discriminator="kind")]
+ObjectiveParams = Annotated[
+    AutoregressiveParams | ColdStartParams | SparseDenseParams, Field(discriminator="kind")
+]
 
 
 class GenerativeParams(TrainingParams):
