@@ -48,7 +48,7 @@ class ColdStartParams(AutoregressiveParams):
     kind: Literal["cold_start"] = "cold_start"  # type: ignore[assignment]
     psi: float = Field(default=10.0, ge=0)
     prefix: float = Field(default=0.25, ge=0)
-    offset: float | None = -7.0
+    offset: float | None = -5.75
     recency_decay: float = Field(default=0.6, gt=0, le=1)
     whiten: float = Field(default=0.5, ge=0, le=1)
 
@@ -95,27 +95,29 @@ class ColdStart(Autoregressive):
         """See `ml.recommenders.generative.parts.Objective`; scores are no log-probabilities."""
         params, device = self.params, self.text.device
         self._seen, self._new = self._seen.to(device), self._new.to(device)
-        decoding, width, recent = (
-            _Generation(network, sequences),
-            max(params.beam, k),
-            self._recent(sequences),
-        )
-        n = len(recent)
+        decoding, recent = _Generation(network, sequences), self._recent(sequences)
+        n, width = len(recent), max(params.beam, k)
         items, scores = beam_search(decoding, self._seen, n, width, width, excluded, params.normalise)
         scores = scores + params.psi * torch.einsum("nw,nkw->nk", recent, self.text[items.clamp(min=0)])
         if params.offset is not None:
-            told = decoding.first.log_softmax(dim=-1)[:, self._codes[self._new.cpu(), 0].to(device)]
-            theirs = params.prefix * told + params.psi * (recent @ self.text[self._new].T) + params.offset
-            if excluded is not None:
-                place = torch.full((len(self.text),), -1, device=device)
-                place[self._new] = torch.arange(len(self._new), device=device)
-                place = torch.where(excluded >= 0, place[excluded.clamp(min=0)], -1)
-                user, column = torch.nonzero(place >= 0, as_tuple=True)
-                theirs[user, place[user, column]] = -torch.inf
             items = torch.cat([items, self._new.expand(n, -1)], dim=1)
-            scores = torch.cat([scores, theirs], dim=1)
+            first = decoding.first.log_softmax(dim=-1)
+            scores = torch.cat([scores, self._untrained(first, recent, excluded) + params.offset], dim=1)
         scores, best = scores.topk(min(k, scores.shape[1]), dim=1)
         return ranked(items.gather(1, best), scores, k)
+
+    def _untrained(self, first: Tensor, recent: Tensor, excluded: Tensor | None) -> Tensor:
+        """Score untrained items by their first code and their text, float [n, untrained]; -inf where excluded."""
+        params, new = self.params, self._new
+        codes = self._codes.to(new.device)[new, 0]
+        scores = params.prefix * first[:, codes] + params.psi * (recent @ self.text[new].T)
+        if excluded is not None:
+            place = torch.full((len(self.text),), -1, device=new.device)
+            place[new] = torch.arange(len(new), device=new.device)
+            place = torch.where(excluded >= 0, place[excluded.clamp(min=0)], -1)
+            user, column = torch.nonzero(place >= 0, as_tuple=True)
+            scores[user, place[user, column]] = -torch.inf
+        return scores
 
     def _recent(self, sequences: Sequences) -> Tensor:
         """Return the direction of the weighted mean text of each history, the latest item first, float [n, width]."""
