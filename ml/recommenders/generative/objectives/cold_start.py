@@ -95,7 +95,7 @@ class ColdStart(Autoregressive):
         """See `ml.recommenders.generative.parts.Objective`; scores are no log-probabilities."""
         params, device = self.params, self.text.device
         self._seen, self._new = self._seen.to(device), self._new.to(device)
-        decoding, recent = _Generation(network, sequences), self._recent(sequences)
+        decoding, recent = _Generation(network, sequences, params.normalise), self._recent(sequences)
         n, width = len(recent), max(params.beam, k)
         items, scores = beam_search(decoding, self._seen, n, width, width, excluded, params.normalise)
         scores = scores + params.psi * torch.einsum("nw,nkw->nk", recent, self.text[items.clamp(min=0)])

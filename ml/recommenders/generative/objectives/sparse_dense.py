@@ -8,7 +8,6 @@ ranking of them all.
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
@@ -18,7 +17,7 @@ from torch.nn.functional import cross_entropy, normalize, pad
 
 from ml.recommenders.base import item_counts
 from ml.recommenders.batches import Sequences, Windows, sliding, windows
-from ml.recommenders.generative.beam import Normalise, distinct_leaves, prefixes, ranked
+from ml.recommenders.generative.beam import Normalise, distinct_leaves, prefix_search, ranked
 from ml.recommenders.generative.network import Decoding
 from ml.recommenders.generative.objectives.autoregressive import path_scores
 from ml.recommenders.generative.pair_tokens import PairTokens
@@ -143,8 +142,9 @@ class SparseDense(nn.Module):
         params, tokens, trie = self.params, _tokens(network), network.trie
         writing, n = _Writing(network, sequences), len(sequences.lengths)
         dead = None if excluded is None else distinct_leaves(trie, excluded)
-        walk = prefixes(writing, trie, n, max(params.beam, k), dead, params.normalise)
-        nodes, beams, _ = next(islice(walk, tokens.depth, None))
+        nodes, beams, _ = prefix_search(
+            writing, trie, n, max(params.beam, k), tokens.depth, dead, params.normalise
+        )
         table = normalize(tokens.dense(trie.items), dim=-1) * tokens.known[trie.items][:, None]
         leaves, cosines = below(trie, tokens.depth, nodes, self.written(writing.state), table)
         scores = fused(beams, cosines, params.tau, params.psi) if params.fusion else in_turn(beams, cosines)
