@@ -19,6 +19,13 @@ from ml.recommenders import load_recommender
 from ml.snapshot import load_snapshot, write_snapshot
 from ml.train import main, train
 
+GENERATIVE = """title: Tiny
+recommender:
+  kind: generative
+  d: 8
+  epochs: 1
+  objective: {{kind: cold_start, beam: 20, offset: {offset}}}
+"""
 SASREC = """
 title: Tiny
 recommender: {kind: sequential, d: 8, max_length: 6, epochs: 3, patience: 1, batch_tokens: 64}
@@ -167,6 +174,12 @@ def test_cold_items_are_asked_for_without_codes_that_know_them(snapshot: Path, t
     assert told.test.metrics["recall@5"] == 1.0
     with pytest.raises(ArtifactError, match=r"semantic ID \(those of the snapshot were made with"):
         train(knowing, "tiger", tmp_path, protocols=["cold_items"])
+    # IDs of text alone are let through, and the model is told which item nobody met: it may put it first, or nowhere.
+    free = cut(["text"])
+    for offset, recall in (("1000", 1.0), ("null", 0.0)):
+        recipe.write_text(GENERATIVE.format(offset=offset))
+        told = read_result(train(free, recipe, tmp_path, protocols=["cold_items"]), "cold_items")
+        assert told.test.metrics["recall@5"] == recall
 
 
 def test_history_may_be_asked_for(snapshot: Path, tmp_path: Path) -> None:

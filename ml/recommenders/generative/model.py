@@ -31,6 +31,7 @@ from ml.recommenders.generative.identifiers import IdentifiersParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
 from ml.recommenders.generative.objectives.behaviour import BehaviourParams
+from ml.recommenders.generative.objectives.cold_start import ColdStartParams
 from ml.recommenders.generative.objectives.next_tokens import NextTokensParams
 from ml.recommenders.generative.objectives.prior_heads import PriorHeadsParams
 from ml.recommenders.generative.objectives.session import SessionParams
@@ -62,6 +63,7 @@ BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discr
 ObjectiveParams = Annotated[
     AutoregressiveParams
     | BehaviourParams
+    | ColdStartParams
     | NextTokensParams
     | PriorHeadsParams
     | SessionParams
