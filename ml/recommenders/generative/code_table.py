@@ -63,10 +63,10 @@ class CodeTable(nn.Module):
         x = torch.cat([start, self.embed(rows)], dim=-2)
         return x + self.place[: x.shape[-2]]
 
-    def logits(self, states: Tensor, level: int) -> Tensor:
-        """Score all codes of a level, states [..., d] to [..., size of the level]."""
+    def logits(self, states: Tensor, level: int, codes: Tensor | None = None) -> Tensor:
+        """Score all codes of a level, or those of int64 [codes], states [..., d] to [..., size of the level or codes]."""
         begin = int(self.offsets[level])
-        rows = slice(begin, begin + self.code_sizes[level])
+        rows = slice(begin, begin + self.code_sizes[level]) if codes is None else codes + begin
         return linear(states, self.table[rows], self.bias[rows])
 
     def log_probabilities(self, states: Tensor, level: int, temperature: float = 1.0) -> Tensor:

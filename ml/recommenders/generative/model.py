@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from ml.artifacts import ArtifactError, read_json, write_json
+from ml.artifacts import ArtifactError
 from ml.evaluation.splits import Split
 from ml.histories import Histories
 from ml.recommenders.base import (
@@ -23,34 +23,52 @@ from ml.recommenders.base import (
 )
 from ml.recommenders.batches import Plans, Sequences
 from ml.recommenders.generative.alignment import DirectParams, IterativeParams
+from ml.recommenders.generative.auxiliary.text_alignment import TextAlignmentParams
 from ml.recommenders.generative.backbones.decoder_only import DecoderOnlyParams
 from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoderParams
+from ml.recommenders.generative.built_on import read_behaviours, read_built_on, write_built_on
 from ml.recommenders.generative.identifiers import IdentifiersParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
 from ml.recommenders.generative.objectives.behaviour import BehaviourParams
+from ml.recommenders.generative.objectives.next_tokens import NextTokensParams
 from ml.recommenders.generative.objectives.prior_heads import PriorHeadsParams
 from ml.recommenders.generative.objectives.session import SessionParams
+from ml.recommenders.generative.objectives.sparse_dense import SparseDenseParams
+from ml.recommenders.generative.pair_tokens import PairTokensParams
 from ml.recommenders.generative.parts import Facts
 from ml.recommenders.generative.stages import Course, FineTuningParams
 from ml.recommenders.generative.tokens import CodeTokensParams
 from ml.recommenders.generative.tokens_behaviour import BehaviourTokensParams
+from ml.recommenders.generative.tokens_disentangled import DisentangledTokensParams
 from ml.recommenders.generative.tokens_session import SessionTokensParams
+from ml.recommenders.generative.tokens_text import TextTokensParams
 from ml.recommenders.generative.trie import build_trie
 from ml.recommenders.training import TrainingParams, train_network, validation_score
 
 if TYPE_CHECKING:
     from ml.snapshot import Catalogue
 
-_BUILT_ON = "semantic_ids.json"
-
 TokensParams = Annotated[
-    CodeTokensParams | BehaviourTokensParams | SessionTokensParams, Field(discriminator="kind")
+    CodeTokensParams
+    | BehaviourTokensParams
+    | DisentangledTokensParams
+    | PairTokensParams
+    | SessionTokensParams
+    | TextTokensParams,
+    Field(discriminator="kind"),
 ]
 BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discriminator="kind")]
 ObjectiveParams = Annotated[
-    AutoregressiveParams | BehaviourParams | PriorHeadsParams | SessionParams, Field(discriminator="kind")
+    AutoregressiveParams
+    | BehaviourParams
+    | NextTokensParams
+    | PriorHeadsParams
+    | SessionParams
+    | SparseDenseParams,
+    Field(discriminator="kind"),
 ]
+AuxiliaryParams = TextAlignmentParams
 AlignmentParams = Annotated[DirectParams | IterativeParams, Field(discriminator="kind")]
 #: Stages of training after the first, in their order; each is a parameter of that name.
 STAGES = ("fine_tuning", "alignment")
@@ -61,7 +79,7 @@ class GenerativeParams(TrainingParams):
 
     Parameters
     ----------
-    tokens, backbone, objective
+    tokens, backbone, objective, auxiliary
         The parts by role, each ``{kind: ..., its parameters}``; see `ml.recommenders.generative.parts`.
     identifiers
         Train on several IDs of every item; see `ml.recommenders.generative.identifiers`.
@@ -78,6 +96,7 @@ class GenerativeParams(TrainingParams):
     tokens: TokensParams = CodeTokensParams()
     backbone: BackboneParams = EncoderDecoderParams()
     objective: ObjectiveParams = AutoregressiveParams()
+    auxiliary: tuple[AuxiliaryParams, ...] = ()
     identifiers: IdentifiersParams | None = None
     fine_tuning: FineTuningParams | None = None
     alignment: AlignmentParams | None = None
@@ -92,7 +111,7 @@ class GenerativeParams(TrainingParams):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         stages = (self.identifiers, self.fine_tuning, self.alignment)
-        for part in (self.tokens, self.backbone, self.objective, *stages):
+        for part in (self.tokens, self.backbone, self.objective, *self.auxiliary, *stages):
             if part is not None:
                 part.check(self)
         return self
@@ -130,6 +149,7 @@ class GenerativeParams(TrainingParams):
             self.tokens.build(facts),
             self.backbone.build(facts),
             self.objective.build(facts),
+            [part.build(facts) for part in self.auxiliary],
         )
 
 
@@ -217,8 +237,7 @@ class Generative:
         network = self.fitted()
         tensors = {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
         write_weights(folder, tensors)
-        sizes = {"code_sizes": network.table.code_sizes, "behaviours": network.behaviours}
-        write_json(folder / _BUILT_ON, {"tokenizer": self._tokenizer, **sizes})
+        write_built_on(folder, self._tokenizer, network.table.code_sizes, network.behaviours)
         write_config(folder, self)
 
     @classmethod
@@ -232,19 +251,9 @@ class Generative:
             shape.
         """
         made = cls(read_params(folder, GenerativeParams))
-        built_on = read_json(folder / _BUILT_ON)
-        if catalogue.tokenizer != built_on["tokenizer"]:
-            raise ArtifactError(
-                f"{folder} was trained on semantic IDs of tokenizer {built_on['tokenizer']}, not {catalogue.tokenizer}"
-            )
-        sizes = tuple(built_on["code_sizes"])
-        # The last level may have grown with the catalogue; the others belong to the tokenizer.
-        if catalogue.code_sizes[:-1] != sizes[:-1]:
-            raise ArtifactError(
-                f"{folder} was trained on semantic IDs of sizes {sizes}, not {catalogue.code_sizes}"
-            )
+        sizes = read_built_on(folder, catalogue)
         tensors = {name: torch.from_numpy(array) for name, array in read_weights(folder).items()}
-        facts = made.params.facts(catalogue, sizes, behaviours=built_on["behaviours"])
+        facts = made.params.facts(catalogue, sizes, behaviours=read_behaviours(folder))
         network = made._take(made.params.build(facts), catalogue)
         try:
             network.load_state_dict(tensors)

@@ -20,6 +20,7 @@ from ml.recommenders.generative.parts import (
     Memory,
     Objective,
     Tokens,
+    WritingTokens,
 )
 from ml.recommenders.generative.trie import Trie
 
@@ -84,8 +85,10 @@ class Network(nn.Module):
         at, targets
             int64 [n, p]; see `asked`.
         """
-        rows = self.table.rows(targets)[..., :-1]
-        return self.backbone.write(memory, at, self.table.inputs(rows))[0]
+        x = self.table.inputs(self.table.rows(targets)[..., :-1])
+        if isinstance(self.tokens, WritingTokens):
+            x = self.tokens.written(x)
+        return self.backbone.write(memory, at, x)[0]
 
     def forward(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return the mean loss of a batch, the tensors of `Sequences` and targets, and its number of targets."""
@@ -104,6 +107,8 @@ class Decoding:
         self.at = self.memory.lengths[:, None]
         self.level = 0
         self.past: list[KeysValues] | None = None
+        # What was put in so far, for tokens whose embedding depends on those before them.
+        self.written: Tensor | None = None
 
     def start(self) -> Tensor:
         """See `ml.recommenders.generative.beam.Decoder`."""
@@ -116,9 +121,15 @@ class Decoding:
         embedded = table.embed(codes + table.offsets[self.level])
         self.level += 1
         self.past = chosen(self.past or [], parents)
+        if self.written is not None:
+            users = torch.arange(len(codes), device=codes.device)[:, None]
+            self.written = self.written[users, parents]
         return self._advance((embedded + table.place[self.level])[:, :, None])
 
     def _advance(self, x: Tensor) -> Tensor:
+        if isinstance(self.network.tokens, WritingTokens):
+            self.written = x if self.written is None else torch.cat([self.written, x], dim=2)
+            x = self.network.tokens.written(self.written)[:, :, -1:]
         states, self.past = self.network.backbone.write(self.memory, self.at, x, self.past)
         return self.logits(states[:, :, 0])
 

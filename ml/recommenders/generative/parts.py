@@ -133,6 +133,18 @@ class Groups(Protocol):
         ...
 
 
+@runtime_checkable
+class WritingTokens(Protocol):
+    """A `Tokens` that embeds the codes of an ID that is being written in its own way, too."""
+
+    def written(self, x: Tensor) -> Tensor:
+        """Map `CodeTable.inputs` of a start and the codes so far, float [n, p, 1 + codes, d], to the same shape.
+
+        What it makes of a code may depend on those before it, not on those after it.
+        """
+        ...
+
+
 class Backbone(Protocol):
     """Reads histories and writes IDs."""
 

@@ -94,18 +94,7 @@ class Autoregressive(nn.Module):
         -------
         float [m, levels].
         """
-        trie, table, params, found = network.trie, network.table, self.params, []
-        for depth in range(trie.levels):
-            nodes = trie.above(depth, leaves)
-            _, codes, exists = trie.children(depth, nodes)
-            if params.normalise == "table":
-                logits = table.log_probabilities(states[:, depth], depth, params.temperature)
-            else:
-                logits = table.logits(states[:, depth], depth).float() / params.temperature
-            scores = code_scores(logits, codes, exists, params.normalise)
-            taken = trie.above(depth + 1, leaves) - trie.first[depth][nodes]
-            found.append(scores.gather(1, taken[:, None]))
-        return torch.cat(found, dim=1)
+        return path_scores(network, states, leaves, self.params.normalise, self.params.temperature)
 
     def _rivals(self, network: Network, memory: Memory, at: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
         """Draw rivals of the targets with an ID; see `ml.recommenders.generative.parts.PathLoss`."""
@@ -129,3 +118,35 @@ class Autoregressive(nn.Module):
         n, params = len(sequences.lengths), self.params
         decoding = Decoding(network, sequences, params.normalise)
         return beam_search(decoding, network.trie, n, params.beam, k, excluded, params.normalise)
+
+
+def path_scores(
+    network: Network, states: Tensor, leaves: Tensor, normalise: Normalise, temperature: float = 1.0
+) -> Tensor:
+    """Return the log-probabilities of the first codes of items.
+
+    Parameters
+    ----------
+    states
+        float [m, codes, d], before each code.
+    leaves
+        int64 [m], of the trie.
+    normalise, temperature
+        See `AutoregressiveParams`.
+
+    Returns
+    -------
+    float [m, codes].
+    """
+    trie, table, found = network.trie, network.table, [states.new_zeros(len(states), 0)]
+    for depth in range(states.shape[1]):
+        nodes = trie.above(depth, leaves)
+        _, codes, exists = trie.children(depth, nodes)
+        if normalise == "table":
+            logits = table.log_probabilities(states[:, depth], depth, temperature)
+        else:
+            logits = table.logits(states[:, depth], depth).float() / temperature
+        scores = code_scores(logits, codes, exists, normalise)
+        taken = trie.above(depth + 1, leaves) - trie.first[depth][nodes]
+        found.append(scores.gather(1, taken[:, None]))
+    return torch.cat(found, dim=1)
