@@ -20,6 +20,7 @@ from ml.recommenders.generative.objectives.mixture import plain_loss, search_mix
 from ml.recommenders.generative.parts import Facts, Memory, Objective
 
 if TYPE_CHECKING:
+    from ml.recommenders.generative.model import GenerativeParams
     from ml.recommenders.generative.network import Network
 
 
@@ -35,6 +36,11 @@ class BehaviourParams(AutoregressiveParams):
 
     kind: Literal["behaviour_first"] = "behaviour_first"  # type: ignore[assignment]
     asked: Literal["marginal", "likeliest"] | int = "marginal"
+
+    def check(self, whole: GenerativeParams) -> None:
+        """Raise a ValueError of one line where the part does not go with the other parameters."""
+        if whole.tokens.kind == "disentangled":
+            raise ValueError("objective behaviour_first cannot write tokens of kind disentangled")
 
     def build(self, facts: Facts) -> Objective:
         """Make the part.

@@ -217,7 +217,7 @@ class PriorDecoding(Decoding):
 
     def under(self, labels: dict[Prior, Tensor]) -> PriorDecoding:
         """Start again under labels."""
-        self.labels, self.level, self.past = labels, 0, None
+        self.labels, self.level, self.past, self.written = labels, 0, None, None
         return self
 
     def logits(self, states: Tensor) -> Tensor:
