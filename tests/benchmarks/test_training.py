@@ -11,7 +11,18 @@ import pytest
 from benchmarks import training
 from benchmarks.peers import run_tessera
 from benchmarks.peers.side import Task
-from benchmarks.training import CASES, PEERS, SETTING, Lists, Outcome, compare, judge, sections, setting
+from benchmarks.training import (
+    CASES,
+    PEERS,
+    SETTING,
+    Lists,
+    Outcome,
+    compare,
+    judge,
+    sections,
+    setting,
+    until_as_good,
+)
 from ml.evaluation.splits import Split, split
 from ml.histories import Histories
 from ml.recommenders import build
@@ -78,6 +89,22 @@ def test_rows_hold_both_sides_and_where_they_differ() -> None:
     assert (memory.ours, memory.peer) == (300, 900)
     assert answers.ratio == 1
     assert epoch.extra["mismatch"] == list(CASES[0].mismatch)
+
+
+def test_ours_trains_until_it_is_as_good_as_the_peer() -> None:
+    asked = parts()
+    bad, good = (judge(ten(rows), asked, 6) for rows in ([[1, 2]] * 3, [[3, 5], [1, 0], [5, 3]]))
+    first, peer = Outcome({"epoch_seconds": [1.0, 3.0]}, bad), Outcome({"epoch_seconds": [50.0, 50.0]}, good)
+
+    def longer(epochs: int) -> Outcome:
+        return Outcome({"epoch_seconds": [2.0] * epochs}, good if epochs >= 8 else bad)
+
+    row = until_as_good(CASES[0], first, peer, longer)
+    assert (row.ours, row.peer, row.ratio) == (16, 100, 0.16)
+    assert row.extra["epochs"] == {"ours": 8, "peer": 2}
+    assert until_as_good(CASES[0], Outcome({"epoch_seconds": [4.0]}, good), peer, longer).ours == 4
+    with pytest.raises(SystemExit, match="stays below the peer's after 32 epochs"):
+        until_as_good(CASES[0], first, peer, lambda epochs: first)
 
 
 def ten(rows: list[list[int]]) -> Lists:

@@ -2,7 +2,7 @@
 
 LC-Rec (Zheng et al., ICDE 2024, arXiv:2311.09049): every code becomes a token of the model, and the model is tuned on
 instructions: the next item after a history, and the alignment of IDs and titles
-(`ml.recommenders.generative.auxiliary.alignment`). Of the paper's tasks two are left out that need text by another language
+(`ml.recommenders.generative.auxiliary.text_alignment`). Of the paper's tasks two are left out that need text by another language
 model, and descriptions, which the catalogue lacks; each task has one wording, where the paper draws from many. All weights
 are tuned.
 
@@ -28,7 +28,7 @@ from ml.evaluation.splits import Split
 from ml.histories import Histories
 from ml.recommenders.base import RecommenderParams, read_params, reproducible, write_config
 from ml.recommenders.batches import Plans, Sequences, sliding
-from ml.recommenders.generative.auxiliary.alignment import TASKS, Task
+from ml.recommenders.generative.auxiliary.text_alignment import TASKS, Task
 from ml.recommenders.generative.beam import Normalise, beam_search
 from ml.recommenders.generative.built_on import read_built_on, write_built_on
 from ml.recommenders.generative.language_prompts import ASKED, NEXT, Prompts, code_names

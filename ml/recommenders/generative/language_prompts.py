@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ml.recommenders.generative.auxiliary.alignment import Task, latest
+from ml.recommenders.generative.auxiliary.text_alignment import Task, latest
 from ml.snapshot import Catalogue
 
 #: What is asked besides, or instead, of the next item's ID after a history of IDs.

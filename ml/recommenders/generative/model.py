@@ -22,14 +22,19 @@ from ml.recommenders.base import (
     write_weights,
 )
 from ml.recommenders.batches import Plans, Sequences
-from ml.recommenders.generative.auxiliary.alignment import AlignmentParams
+from ml.recommenders.generative.alignment import DirectParams, IterativeParams
+from ml.recommenders.generative.auxiliary.text_alignment import TextAlignmentParams
 from ml.recommenders.generative.backbones.decoder_only import DecoderOnlyParams
 from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoderParams
 from ml.recommenders.generative.built_on import read_built_on, write_built_on
+from ml.recommenders.generative.identifiers import IdentifiersParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
 from ml.recommenders.generative.objectives.next_tokens import NextTokensParams
+from ml.recommenders.generative.objectives.sparse_dense import SparseDenseParams
+from ml.recommenders.generative.pair_tokens import PairTokensParams
 from ml.recommenders.generative.parts import Facts
+from ml.recommenders.generative.stages import Course, FineTuningParams
 from ml.recommenders.generative.tokens import CodeTokensParams
 from ml.recommenders.generative.tokens_disentangled import DisentangledTokensParams
 from ml.recommenders.generative.tokens_text import TextTokensParams
@@ -40,11 +45,17 @@ if TYPE_CHECKING:
     from ml.snapshot import Catalogue
 
 TokensParams = Annotated[
-    CodeTokensParams | DisentangledTokensParams | TextTokensParams, Field(discriminator="kind")
+    CodeTokensParams | DisentangledTokensParams | PairTokensParams | TextTokensParams,
+    Field(discriminator="kind"),
 ]
 BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discriminator="kind")]
-ObjectiveParams = Annotated[AutoregressiveParams | NextTokensParams, Field(discriminator="kind")]
-AuxiliaryParams = AlignmentParams
+ObjectiveParams = Annotated[
+    AutoregressiveParams | NextTokensParams | SparseDenseParams, Field(discriminator="kind")
+]
+AuxiliaryParams = TextAlignmentParams
+AlignmentParams = Annotated[DirectParams | IterativeParams, Field(discriminator="kind")]
+#: Stages of training after the first, in their order; each is a parameter of that name.
+STAGES = ("fine_tuning", "alignment")
 
 
 class GenerativeParams(TrainingParams):
@@ -54,6 +65,10 @@ class GenerativeParams(TrainingParams):
     ----------
     tokens, backbone, objective, auxiliary
         The parts by role, each ``{kind: ..., its parameters}``; see `ml.recommenders.generative.parts`.
+    identifiers
+        Train on several IDs of every item; see `ml.recommenders.generative.identifiers`.
+    fine_tuning, alignment
+        Stages of training after the first; see `ml.recommenders.generative.stages` and ``alignment``.
     d, length, dropout
         Width, latest history items that are read, dropout everywhere.
     batch_tokens
@@ -66,6 +81,9 @@ class GenerativeParams(TrainingParams):
     backbone: BackboneParams = EncoderDecoderParams()
     objective: ObjectiveParams = AutoregressiveParams()
     auxiliary: tuple[AuxiliaryParams, ...] = ()
+    identifiers: IdentifiersParams | None = None
+    fine_tuning: FineTuningParams | None = None
+    alignment: AlignmentParams | None = None
     d: int = Field(default=64, ge=2)
     length: int = Field(default=20, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -76,8 +94,10 @@ class GenerativeParams(TrainingParams):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        for part in (self.tokens, self.backbone, self.objective, *self.auxiliary):
-            part.check(self)
+        stages = (self.identifiers, self.fine_tuning, self.alignment)
+        for part in (self.tokens, self.backbone, self.objective, *self.auxiliary, *stages):
+            if part is not None:
+                part.check(self)
         return self
 
     def facts(
@@ -143,7 +163,16 @@ class Generative:
             if not len(plans):
                 raise ValueError("no training history has two events: nothing to learn a sequence from")
             score = validation_score(self, split, len(catalogue), params.valid_users, seed)
-            report = train_network(network, plans.batches, len(plans), params, seed, score, checkpoints)
+            course = Course(self, split, catalogue, seed, plans, score, checkpoints)
+            if params.identifiers is None:
+                report = train_network(network, plans.batches, len(plans), params, seed, score, checkpoints)
+            else:
+                report = params.identifiers.train(course)
+            for name in STAGES:
+                stage = getattr(params, name)
+                if stage is not None:
+                    report[name], found = stage.run(course)
+                    report["refit"][name] = {**stage.model_dump(mode="json"), **found}
         return {**report, "reachable_items": len(facts.trie)}
 
     @torch.inference_mode()
@@ -207,6 +236,13 @@ class Generative:
             network.load_state_dict(tensors)
         except RuntimeError as error:
             raise ArtifactError(f"the weights in {folder} do not fit: {str(error).splitlines()[0]}") from None
+        return made
+
+    @classmethod
+    def of(cls, params: GenerativeParams, network: Network, catalogue: Catalogue) -> Self:
+        """Make a recommender of a network that was trained before."""
+        made = cls(params)
+        made._take(network, catalogue)
         return made
 
     def fitted(self) -> Network:

@@ -205,6 +205,18 @@ class Auxiliary(Protocol):
 class PathLoss(Protocol):
     """What a step towards the target's ID costs, for an objective that writes code by code."""
 
-    def __call__(self, chosen: Tensor) -> Tensor:
-        """Return the mean loss of log-probabilities float [m, levels] of the targets' codes."""
+    #: Other items, drawn evenly for every target, of whose paths it is told; often 0.
+    rivals: int
+
+    def __call__(self, chosen: Tensor, rivals: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Return the mean loss of a batch.
+
+        Parameters
+        ----------
+        chosen
+            float [m, levels], log-probabilities of the targets' codes.
+        rivals
+            The same of each target's rivals, float [m, rivals, levels]; and, bool of that shape, whether a rival's
+            prefix up to there is neither the target's nor that of a rival before it. None where there are no rivals.
+        """
         ...

@@ -58,6 +58,7 @@ SMALL_PARTS: dict[str, dict[str, Any]] = {
     },
     "decoder_only": {"heads": 2, "head_width": 8, "feed_forward": 32, "layers": 1},
     "autoregressive": {"beam": 24},
+    "sparse_dense": {"beam": 24},
     "disentangled": {"heads": 2, "head_width": 8, "feed_forward": 32},
     "text": {"view": "vectors"},
 }

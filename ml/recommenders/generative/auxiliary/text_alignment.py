@@ -31,8 +31,8 @@ Task = Literal["title_to_id", "id_to_title", "titles_to_id", "ids_to_title"]
 TASKS: tuple[Task, ...] = ("title_to_id", "id_to_title", "titles_to_id", "ids_to_title")
 
 
-class AlignmentParams(PartParams):
-    """Parameters of `Alignment`.
+class TextAlignmentParams(PartParams):
+    """Parameters of `TextAlignment`.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class AlignmentParams(PartParams):
         Latest items of a history that are read by their titles.
     """
 
-    kind: Literal["alignment"] = "alignment"
+    kind: Literal["text_alignment"] = "text_alignment"
     tasks: tuple[Task, ...] = Field(default=TASKS, min_length=1)
     weight: float = Field(default=1.0, gt=0)
     items: int = Field(default=64, ge=1)
@@ -63,20 +63,20 @@ class AlignmentParams(PartParams):
         """See `ml.recommenders.generative.parts.PartParams.check`."""
         if whole.objective.kind != "autoregressive":
             raise ValueError(
-                "auxiliary alignment needs the objective autoregressive: IDs are written code by code"
+                "auxiliary text_alignment needs the objective autoregressive: IDs are written code by code"
             )
 
     def build(self, facts: Facts) -> Auxiliary:
         """Make the part."""
-        return Alignment(self, facts)
+        return TextAlignment(self, facts)
 
 
-class Alignment(nn.Module):
+class TextAlignment(nn.Module):
     """See the module and `ml.recommenders.generative.parts.Auxiliary`."""
 
     titles: Tensor
 
-    def __init__(self, params: AlignmentParams, facts: Facts) -> None:
+    def __init__(self, params: TextAlignmentParams, facts: Facts) -> None:
         super().__init__()
         self.params, self.per_item = params, facts.per_item
         # Titles fill whole items where they are read.
