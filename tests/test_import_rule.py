@@ -22,7 +22,10 @@ FORBIDDEN = {
 #: What `python -m ml.train` may import of the outside world, at any depth of its code.
 TRAINING_NEEDS = {"torch", "lightning", "numpy", "pyarrow", "safetensors", "pydantic", "yaml"}
 #: What single recommenders need beside that, of an extra.
-OF_EXTRAS = {"ml/recommenders/collaborative/als.py": {"implicit", "scipy", "threadpoolctl"}}
+OF_EXTRAS = {
+    "ml/recommenders/generative/language_model.py": {"transformers"},
+    "ml/recommenders/collaborative/als.py": {"implicit", "scipy", "threadpoolctl"},
+}
 TRAINING_PATH = (
     "train.py",
     "snapshot.py",

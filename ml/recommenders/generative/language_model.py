@@ -133,7 +133,7 @@ class LanguageModel:
                 excluded = torch.from_numpy(some.last(longest).astype(np.int64)).to(device)
             decoding = _Decoding(network, Sequences.of(some, params.length, device))
             found = beam_search(decoding, network.trie, len(rows), params.beam, k, excluded, params.normalise)
-            items[rows], scores[rows] = (tensor.float().cpu().numpy() for tensor in found)
+            items[rows], scores[rows] = (tensor.cpu().numpy() for tensor in found)
         return items, scores
 
     @torch.inference_mode()

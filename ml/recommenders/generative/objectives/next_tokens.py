@@ -75,7 +75,11 @@ class NextTokens(nn.Module):
         if len(states):
             for level, present in enumerate(self._present(network)):
                 logits = table.logits(states[:, level], level, present).float()
-                place = codes[:, level] if present is None else torch.searchsorted(present, codes[:, level])
+                place = (
+                    codes[:, level]
+                    if present is None
+                    else torch.searchsorted(present, codes[:, level].contiguous())
+                )
                 loss = loss + nn.functional.cross_entropy(logits, place)
         for part in network.auxiliary:
             loss = loss + part(network, sequences, targets, memory)
