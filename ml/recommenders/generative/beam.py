@@ -92,7 +92,7 @@ def beam_search(
         nodes = children.flatten(1).gather(1, best)
         if depth < trie.levels - 1:
             logits = decoder.step(codes.flatten(1).gather(1, best), best // trie.degrees[depth])
-    return _ranked(trie.items[nodes], scores, k)
+    return ranked(trie.items[nodes], scores, k)
 
 
 def code_scores(logits: Tensor, codes: Tensor, exists: Tensor, normalise: Normalise) -> Tensor:
@@ -157,7 +157,7 @@ def _drop_dead(total: Tensor, trie: Trie, depth: int, nodes: Tensor, leaves: Ten
     total[user, beam, child] = -torch.inf
 
 
-def _ranked(items: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def ranked(items: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Order by falling score, then by item, and pad to ``k``."""
     items, by_item = items.sort(dim=1)
     scores, by_score = scores.gather(1, by_item).sort(dim=1, descending=True, stable=True)

@@ -26,7 +26,11 @@ from ml.recommenders.generative.backbones.decoder_only import DecoderOnlyParams
 from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoderParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
+from ml.recommenders.generative.objectives.masked_diffusion import MaskedDiffusionParams
+from ml.recommenders.generative.objectives.parallel import ParallelParams
+from ml.recommenders.generative.objectives.token_set import TokenSetParams
 from ml.recommenders.generative.parts import Facts
+from ml.recommenders.generative.set_tokens import SetTokensParams
 from ml.recommenders.generative.tokens import CodeTokensParams
 from ml.recommenders.generative.trie import build_trie
 from ml.recommenders.training import TrainingParams, train_network, validation_score
@@ -36,9 +40,12 @@ if TYPE_CHECKING:
 
 _BUILT_ON = "semantic_ids.json"
 
-TokensParams = CodeTokensParams
+TokensParams = Annotated[CodeTokensParams | SetTokensParams, Field(discriminator="kind")]
 BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discriminator="kind")]
-ObjectiveParams = AutoregressiveParams
+ObjectiveParams = Annotated[
+    AutoregressiveParams | MaskedDiffusionParams | ParallelParams | TokenSetParams,
+    Field(discriminator="kind"),
+]
 
 
 class GenerativeParams(TrainingParams):
