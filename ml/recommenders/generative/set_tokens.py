@@ -90,10 +90,17 @@ class SetTokens(nn.Module):
 
     def forward(self, table: CodeTable, sequences: Sequences) -> Tensor:
         """See `ml.recommenders.generative.parts.Tokens`."""
-        return self.of(sequences.items)
+        return self._made(sequences.items)
 
-    def of(self, items: Tensor) -> Tensor:
-        """Return the token vectors of items [...], the behaviour's first, float [..., per_item, d]."""
+    def of(self, table: CodeTable, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the token vectors of items [m], the behaviour's first, float [m, per_item, d], and their loss."""
+        vectors = self._made(items)
+        if self.encoder is None or not self.weight:
+            return vectors, vectors.new_zeros(())
+        again = self.decoder(vectors[:, int(self.of_behaviour is not None) :].flatten(1))
+        return vectors, self.weight * mse_loss(again, self.text[items])
+
+    def _made(self, items: Tensor) -> Tensor:
         found = []
         if self.of_behaviour is not None:
             found.append(self.of_behaviour(self.fused[items])[..., None, :])
@@ -101,14 +108,6 @@ class SetTokens(nn.Module):
             places = self.per_item - len(found)
             found.append(self.encoder(self.text[items]).unflatten(-1, (places, -1)))
         return torch.cat(found, dim=-2)
-
-    def every(self, table: CodeTable) -> tuple[Tensor, Tensor]:
-        """Return the token vectors of all items, float [n_items, per_item, d], and the loss of making them."""
-        vectors = self.of(torch.arange(len(self.fused), device=self.fused.device))
-        if self.encoder is None or not self.weight:
-            return vectors, vectors.new_zeros(())
-        again = self.decoder(vectors[:, int(self.of_behaviour is not None) :].flatten(1))
-        return vectors, self.weight * mse_loss(again, self.text)
 
 
 def _scaled(vectors: object) -> Tensor:

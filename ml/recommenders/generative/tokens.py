@@ -41,12 +41,10 @@ class CodeTokens(nn.Module):
 
     def forward(self, table: CodeTable, sequences: Sequences) -> Tensor:
         """See `ml.recommenders.generative.parts.Tokens`."""
-        return self._of(table, table.rows(sequences.items))
+        return self.of(table, sequences.items)[0]
 
-    def every(self, table: CodeTable) -> tuple[Tensor, Tensor]:
-        """Return the embeddings of all items, float [n_items, per_item, d], and what making them costs: nothing."""
-        return self._of(table, table.item_rows), table.table.new_zeros(())
-
-    def _of(self, table: CodeTable, rows: Tensor) -> Tensor:
-        embedded = table.embed(rows)
-        return embedded.sum(dim=-2, keepdim=True) if self.per_item == 1 else embedded
+    def of(self, table: CodeTable, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embeddings of items [...], float [..., per_item, d], and what making them costs: nothing."""
+        embedded = table.embed(table.rows(items))
+        made = embedded.sum(dim=-2, keepdim=True) if self.per_item == 1 else embedded
+        return made, made.new_zeros(())

@@ -48,8 +48,9 @@ SMALL_PARTS: dict[str, dict[str, Any]] = {
     "decoder_only": {"heads": 2, "head_width": 8, "feed_forward": 32, "layers": 1},
     "autoregressive": {"beam": 24},
     "masked_diffusion": {"beam": 24, "rise": 20},
-    # The catalogue of these tests has no vectors of text.
-    "set": {"semantic_of": "fused", "hidden": 16},
+    # The catalogue of these tests has no vectors of text, and fused ones of 6 dimensions.
+    "set": {"semantic_of": "fused", "hidden": 32},
+    "token_set": {"first": 0.2},
 }
 
 #: Packages of an extra, without which a kind cannot be trained.

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class TokenVectors(Protocol):
-    """Tokens that tell the vectors of all items."""
+    """Tokens that tell the vectors of any items."""
 
-    def every(self, table: CodeTable) -> tuple[Tensor, Tensor]:
-        """Return token vectors float [n_items, per_item, d], and a loss of making them, a scalar."""
+    def of(self, table: CodeTable, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return token vectors of items [m], float [m, per_item, d], and a loss of making them, a scalar."""
         ...
 
 
@@ -43,11 +43,14 @@ class TokenSetParams(PartParams):
         Whether a query sees none of the others, ``apart``, or all of them, ``together``.
     first
         Weight of the first token's score, between 0 and 1; the others share the rest. In ranking alone.
+    negatives
+        Items drawn for a batch that targets must be told from, uniformly; None for all items, as in the paper.
     """
 
     kind: Literal["token_set"] = "token_set"
     queries: Literal["apart", "together"] = "apart"
     first: float = Field(default=0.5, ge=0, le=1)
+    negatives: int | None = Field(default=None, ge=1)
 
     def check(self, whole: GenerativeParams) -> None:
         """See `ml.recommenders.generative.parts.PartParams.check`."""
@@ -64,7 +67,7 @@ class TokenSet(nn.Module):
 
     def __init__(self, params: TokenSetParams, facts: Facts) -> None:
         super().__init__()
-        self.apart = params.queries == "apart"
+        self.apart, self.negatives = params.queries == "apart", params.negatives
         tokens = facts.per_item
         self.queries = nn.Parameter(torch.randn(tokens, facts.d) * facts.d**-0.5)
         weights = [params.first] + [(1 - params.first) / (tokens - 1)] * (tokens - 1) if tokens > 1 else [1.0]
@@ -79,14 +82,19 @@ class TokenSet(nn.Module):
         """See `ml.recommenders.generative.parts.Objective`; targets without an ID count for nothing."""
         memory = network.read(sequences)
         at, asked = network.asked(sequences, targets)
-        place = network.trie.place
-        known = (asked >= 0) & (place[asked.clamp(min=0)] >= 0)
-        vectors, loss = _every(network)
+        known = (asked >= 0) & (network.trie.place[asked.clamp(min=0)] >= 0)
+        others = network.trie.items
+        if self.negatives is not None:
+            others = others[torch.randint(len(others), (self.negatives,), device=others.device)]
+        own = asked[known]
+        vectors, loss = _vectors(network, torch.cat([own, others]))
         wanted = self.asked_for(network, memory, at)[known]
-        if len(wanted):
-            logits = (wanted.transpose(0, 1) @ vectors.permute(1, 2, 0)).float()
-            logits = logits.masked_fill(place < 0, -torch.inf)
-            loss = loss + cross_entropy(logits.flatten(0, 1), asked[known].repeat(len(logits)))
+        if len(own):
+            right = (wanted * vectors[: len(own)]).sum(dim=2).T[..., None]
+            wrong = wanted.transpose(0, 1) @ vectors[len(own) :].permute(1, 2, 0)
+            wrong = wrong.masked_fill(own[:, None] == others, -torch.inf)
+            logits = torch.cat([right, wrong], dim=2).float().flatten(0, 1)
+            loss = loss + cross_entropy(logits, own.new_zeros(len(logits)))
         for part in network.auxiliary:
             loss = loss + part(network, sequences, targets, memory)
         return loss, known.sum()
@@ -98,7 +106,8 @@ class TokenSet(nn.Module):
         memory = network.read(sequences)
         wanted = self.asked_for(network, memory, sequences.lengths[:, None])[:, 0]
         weighted = (wanted * self.weights[:, None]).flatten(1)
-        vectors = _every(network)[0].flatten(1).T
+        items = torch.arange(len(network.trie.place), device=wanted.device)
+        vectors = _vectors(network, items)[0].flatten(1).T
         return rank_all(lambda users: weighted[users] @ vectors, network.trie, len(weighted), k, excluded)
 
     def asked_for(self, network: Network, memory: Memory, at: Tensor) -> Tensor:
@@ -114,5 +123,5 @@ class TokenSet(nn.Module):
         return network.backbone.write(memory, at, x)[0].view(n, p, tokens, d)
 
 
-def _every(network: Network) -> tuple[Tensor, Tensor]:
-    return cast(TokenVectors, network.tokens).every(network.table)
+def _vectors(network: Network, items: Tensor) -> tuple[Tensor, Tensor]:
+    return cast(TokenVectors, network.tokens).of(network.table, items)

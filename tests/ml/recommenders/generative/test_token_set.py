@@ -93,13 +93,14 @@ def test_recommendations_equal_a_score_for_every_item(
 @pytest.mark.parametrize("causal", [True, False])
 def test_the_loss_finds_each_token_among_those_of_all_items(causal: bool) -> None:
     shape = params(backbone=SPARSE | {"causal": causal})
-    _, network = make(shape)
-    network.trie.place[9] = -1
+    catalogue = described()
+    catalogue.codes[9] = -1
+    _, network = make(shape, catalogue)
     row = [7, 3, 9, 1]
     with torch.no_grad():
         loss, count = network.objective.loss(network, read(row[:3]), torch.tensor([row[1:]]))
         assert isinstance(network.tokens, SetTokens)
-        vectors, making = network.tokens.every(network.table)
+        vectors, _ = network.tokens.of(network.table, torch.arange(N_ITEMS))
         costs = []
         for place in (0, 2) if causal else (2,):
             asked = asked_one_by_one(network, row[: place + 1])
@@ -107,11 +108,32 @@ def test_the_loss_finds_each_token_among_those_of_all_items(causal: bool) -> Non
                 logits = [float(asked[token] @ vectors[item, token]) for item in range(N_ITEMS) if item != 9]
                 own = float(asked[token] @ vectors[row[place + 1], token])
                 costs.append(np.log(np.exp(logits).sum()) - own)
-        text = network.tokens.text
-        again = network.tokens.decoder(network.tokens.encoder(text))
+        # Text is to be found again in the tokens of every item that was scored: targets, and all that have an ID.
+        scored = [*([3, 1] if causal else [1]), *network.trie.items.tolist()]
+        text = network.tokens.text[scored]
+        assert network.tokens.encoder is not None
+        making = 0.7 * float((network.tokens.decoder(network.tokens.encoder(text)) - text).square().mean())
     assert int(count) == len(costs) / 3
-    np.testing.assert_allclose(float(making), 0.7 * float((again - text).square().mean()), rtol=1e-5)
-    np.testing.assert_allclose(float(loss), np.mean(costs) + float(making), rtol=1e-4)
+    np.testing.assert_allclose(float(loss), np.mean(costs) + making, rtol=1e-4)
+
+
+def test_negatives_are_drawn_among_items_with_an_id_and_are_never_the_target() -> None:
+    catalogue = described()
+    catalogue.codes[:20] = -1
+    _, network = make(params(SETS | {"reconstruction": 0.0}, objective={"negatives": 5}), catalogue)
+    with torch.no_grad():
+        torch.manual_seed(4)
+        loss, _ = network.objective.loss(network, read([3]), torch.tensor([[21]]))
+        torch.manual_seed(4)
+        drawn = network.trie.items[torch.randint(4, (5,))].tolist()
+        vectors = network.tokens(network.table, read([20, 21, 22, 23]))[0]
+        logits = torch.einsum("td,itd->ti", asked_one_by_one(network, [3]), vectors)
+    assert 21 in drawn
+    wrong = [item for item in drawn if item != 21]
+    costs = [
+        torch.stack([row[1], *[row[item - 20] for item in wrong]]).logsumexp(dim=0) - row[1] for row in logits
+    ]
+    np.testing.assert_allclose(float(loss), float(torch.stack(costs).mean()), rtol=1e-4)
 
 
 def test_queries_apart_do_not_see_each_other_and_together_they_do() -> None:
