@@ -10,7 +10,7 @@ BIN := .venv/bin
 export TESSERA_HOME ?= $(CURDIR)/.tessera
 
 .DEFAULT_GOAL := help
-.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers bench-training leaderboard queue lint format lock clean bench-audit
+.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers bench-training leaderboard queue lint format lock clean bench-audit bench-throughput
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -75,6 +75,9 @@ leaderboard: .venv/.installed ## Print a dataset's leaderboard from the committe
 
 bench-training: .venv/.installed ## Train SASRec beside RecTools and RecBole: make bench-training DATASETS=folder
 	@$(BIN)/python -m benchmarks.training $(if $(DATASETS),--root $(DATASETS))
+
+bench-throughput: .venv/.installed ## Share of the machine that training uses: make bench-throughput SNAPSHOT=folder DATASET=name
+	@$(BIN)/python -m benchmarks.throughput $(SNAPSHOT) --dataset $(DATASET) --recipe sasrec --recipe bsarec-causal --recipe tiger --recipe tiger-paper:300
 
 queue: .venv/.installed ## Do the full-size runs that wait for a GPU
 	@$(BIN)/python -m benchmarks.run_queue

@@ -3,6 +3,9 @@
 History items are taken out on the way: a prefix whose items are all excluded is dropped where it would enter the beam.
 So every prefix in the beam leads to an item that may be shown, and a beam of at least ``k`` always ends in ``k`` items
 (or in all that there are), however long the history.
+
+Where a code's probability is over the codes that exist after its prefix, a prefix of one item is settled: what follows
+is certain. Such hypotheses wait beside the beam, and the network is not asked about them.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from torch import Tensor
 
 from ml.recommenders.generative.trie import Trie
 
-Normalise = Literal["trie", "vocabulary"]
+Normalise = Literal["trie", "vocabulary", "table"]
 
 
 class Decoder(Protocol):
@@ -25,14 +28,15 @@ class Decoder(Protocol):
         ...
 
     def step(self, codes: Tensor, parents: Tensor) -> Tensor:
-        """Extend the hypotheses.
+        """Extend the hypotheses, of which there may be more or fewer from step to step.
 
         Parameters
         ----------
         codes
             int64 [n, beams], the code that each new hypothesis adds.
         parents
-            int64 [n, beams], the old hypothesis that it extends.
+            int64 [n, beams], the old hypothesis that it extends; what is returned for one that is settled does not
+            matter, and its parent need not be its own.
 
         Returns
         -------
@@ -69,8 +73,9 @@ def beam_search(
     excluded
         int64 [n, any], items never to return, padded with -1.
     normalise
-        Whether a code's probability is over all codes of its level or over those that exist after the prefix; the
-        latter makes probabilities of items sum to 1.
+        Whether a code's probability is over those that exist after the prefix, which makes probabilities of items
+        sum to 1; over all codes of its level; or over everything in the table of codes, as a language model's over
+        its vocabulary, for a decoder whose logits are such log-probabilities already.
 
     Returns
     -------
@@ -82,17 +87,86 @@ def beam_search(
     nodes = torch.zeros(n, 1, dtype=torch.int64, device=logits.device)
     scores = torch.zeros(n, 1, dtype=logits.dtype, device=logits.device)
     dead = None if excluded is None else distinct_leaves(trie, excluded)
+    asked = 1
     for depth in range(trie.levels):
-        children, codes, exists = trie.children(depth, nodes)
-        total = scores[:, :, None] + code_scores(logits, codes, exists, normalise)
-        if dead is not None:
-            _drop_dead(total, trie, depth, nodes, dead)
+        # The first hypotheses were asked about; the others wait, each with one child, which is certain.
+        children, total = _children(logits, trie, depth, nodes[:, :asked], scores[:, :asked], dead, normalise)
+        children = torch.cat([children, trie.first[depth][nodes[:, asked:]]], dim=1)
+        total = torch.cat([total, scores[:, asked:]], dim=1)
         keep = k if depth == trie.levels - 1 else max(width, k)
-        scores, best = total.flatten(1).topk(min(keep, total[0].numel()), dim=1)
-        nodes = children.flatten(1).gather(1, best)
-        if depth < trie.levels - 1:
-            logits = decoder.step(codes.flatten(1).gather(1, best), best // trie.degrees[depth])
+        scores, best = total.topk(min(keep, total.shape[1]), dim=1)
+        nodes = children.gather(1, best)
+        if depth == trie.levels - 1:
+            break
+        asked = nodes.shape[1]
+        if normalise == "trie":
+            leaves = trie.leaves[depth + 1]
+            settled = (leaves[nodes + 1] - leaves[nodes] == 1) | (scores == -torch.inf)
+            order = settled.to(torch.int8).argsort(dim=1, stable=True)
+            scores, best, nodes = (tensor.gather(1, order) for tensor in (scores, best, nodes))
+            asked = int((~settled).sum(dim=1).max())
+        parents = best[:, :asked].div(trie.degrees[depth], rounding_mode="floor")
+        if asked:
+            codes_taken = trie.codes[depth][nodes[:, :asked]]
+            logits = decoder.step(codes_taken, parents.clamp(max=logits.shape[1] - 1))
+        else:
+            logits = logits[:, :0]
     return ranked(trie.items[nodes], scores, k)
+
+
+def prefix_search(
+    decoder: Decoder,
+    trie: Trie,
+    n: int,
+    width: int,
+    depth: int,
+    dead: Tensor | None = None,
+    normalise: Normalise = "vocabulary",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the most likely prefixes of ``depth`` codes; the decoder has then read all of them.
+
+    Parameters
+    ----------
+    decoder, trie, n, width, normalise
+        As in `beam_search`.
+    depth
+        Below ``trie.levels``.
+    dead
+        Leaves never to lead to, as `distinct_leaves` gives them.
+
+    Returns
+    -------
+    nodes, scores, logits
+        int64 and float [n, beams], best first, log-probabilities of nodes of ``depth``; -inf where there is none. And
+        the logits of the code after each, float [n, beams, size].
+    """
+    logits = decoder.start()
+    nodes = torch.zeros(n, 1, dtype=torch.int64, device=logits.device)
+    scores = torch.zeros(n, 1, dtype=logits.dtype, device=logits.device)
+    for level in range(depth):
+        children, total = _children(logits, trie, level, nodes, scores, dead, normalise)
+        scores, best = total.topk(min(width, total.shape[1]), dim=1)
+        nodes = children.gather(1, best)
+        parents = best.div(trie.degrees[level], rounding_mode="floor")
+        logits = decoder.step(trie.codes[level][nodes], parents)
+    return nodes, scores, logits
+
+
+def _children(
+    logits: Tensor,
+    trie: Trie,
+    depth: int,
+    nodes: Tensor,
+    scores: Tensor,
+    dead: Tensor | None,
+    normalise: Normalise,
+) -> tuple[Tensor, Tensor]:
+    """Return the children of a beam and their scores, int64 and float [n, beams * degree]; -inf where there is none."""
+    children, codes, exists = trie.children(depth, nodes)
+    total = scores[:, :, None] + code_scores(logits, codes, exists, normalise)
+    if dead is not None:
+        _drop_dead(total, trie, depth, nodes, dead)
+    return children.flatten(1), total.flatten(1)
 
 
 def code_scores(logits: Tensor, codes: Tensor, exists: Tensor, normalise: Normalise) -> Tensor:
@@ -108,6 +182,8 @@ def code_scores(logits: Tensor, codes: Tensor, exists: Tensor, normalise: Normal
         As in `beam_search`.
     """
     of_children = logits.gather(-1, codes).masked_fill(~exists, -torch.inf)
+    if normalise == "table":
+        return of_children
     over = of_children if normalise == "trie" else logits
     return of_children - over.logsumexp(-1, keepdim=True)
 

@@ -45,6 +45,13 @@ class Attention(nn.Module):
         """Mix values; the bias, -inf where nothing may be seen, broadcasts to [..., heads, queries, keys]."""
         return self.join(scaled_dot_product_attention(query, keys, values, attn_mask=bias))
 
+    def attend_few(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """Do as `attend`, for one query and few keys: there, matrix products cost more than what they compute."""
+        query, keys, values = query.squeeze(-2), keys.movedim(-2, 0), values.movedim(-2, 0)
+        seen = torch.linalg.vecdot(query, keys) * query.shape[-1] ** -0.5
+        weights = (seen + bias.movedim(-1, 0).squeeze(-1)[:, None, None]).softmax(dim=0)
+        return self.join((weights[..., None] * values).sum(dim=0)[..., None, :])
+
 
 class FeedForward(nn.Module):
     """The point-wise net, pre-norm."""
@@ -52,7 +59,10 @@ class FeedForward(nn.Module):
     def __init__(self, d: int, width: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.RMSNorm(d), nn.Linear(d, width, bias=False), nn.ReLU(), nn.Linear(width, d, bias=False)
+            nn.RMSNorm(d),
+            nn.Linear(d, width, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Linear(width, d, bias=False),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,10 +88,31 @@ class ReadingLayer(nn.Module):
 
 
 def grown(past: KeysValues | None, new: KeysValues) -> KeysValues:
-    """Return keys and values of all steps: those before, and the new ones."""
+    """Return keys and values of all steps: those before, and the new ones.
+
+    Steps come first in memory: a step is one block, which `chosen` and `Attention.attend_few` walk without strides.
+    """
     if past is None:
         return new
-    return torch.cat([past[0], new[0]], dim=-2), torch.cat([past[1], new[1]], dim=-2)
+    keys, values = (
+        torch.cat([old.movedim(-2, 0), step.movedim(-2, 0)]).movedim(0, -2)
+        for old, step in zip(past, new, strict=True)
+    )
+    return keys, values
+
+
+def chosen(past: list[KeysValues], parents: Tensor) -> list[KeysValues]:
+    """Return the keys and values of each layer for new hypotheses, whose parents are int64 [n, hypotheses]."""
+    if not past:
+        return []
+    n, before = past[0][0].shape[:2]
+    rows = (parents + before * torch.arange(n, device=parents.device)[:, None]).flatten()
+
+    def of(old: Tensor) -> Tensor:
+        steps = old.movedim(-2, 0).flatten(1, 2)
+        return steps.index_select(1, rows).unflatten(1, parents.shape).movedim(0, -2)
+
+    return [(of(keys), of(values)) for keys, values in past]
 
 
 class Distances(nn.Module):

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ml.recommenders.batches import Sequences
+from ml.recommenders.generative.beam import Normalise
 from ml.recommenders.generative.code_table import CodeTable
+from ml.recommenders.generative.layers import chosen
 from ml.recommenders.generative.parts import (
     Auxiliary,
     Backbone,
@@ -17,6 +19,7 @@ from ml.recommenders.generative.parts import (
     Memory,
     Objective,
     Tokens,
+    WritingTokens,
 )
 from ml.recommenders.generative.trie import Trie
 
@@ -44,6 +47,20 @@ class Network(nn.Module):
         self._trie = self._trie.to(self.table.table.device)
         return self._trie
 
+    def use(self, rows: Tensor, trie: Trie) -> tuple[Tensor, Trie]:
+        """Know the items by other IDs of the same codes; return those before.
+
+        Parameters
+        ----------
+        rows
+            int64 [n_items, levels]; see `CodeTable.known_rows`.
+        trie
+            Of the same IDs.
+        """
+        before = self.table.item_rows, self._trie
+        self.table.item_rows, self._trie = rows, trie
+        return before
+
     def read(self, sequences: Sequences) -> Memory:
         """Read histories."""
         embedded = self.tokens(self.table, sequences)
@@ -65,8 +82,10 @@ class Network(nn.Module):
         at, targets
             int64 [n, p]; see `asked`.
         """
-        rows = self.table.rows(targets)[..., :-1]
-        return self.backbone.write(memory, at, self.table.inputs(rows))[0]
+        x = self.table.inputs(self.table.rows(targets)[..., :-1])
+        if isinstance(self.tokens, WritingTokens):
+            x = self.tokens.written(x)
+        return self.backbone.write(memory, at, x)[0]
 
     def forward(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return the mean loss of a batch, the four tensors of `Sequences` and targets, and its number of targets."""
@@ -77,12 +96,16 @@ class Network(nn.Module):
 class Decoding:
     """One generation: the history is read once, its keys and values are shared by all hypotheses of a user."""
 
-    def __init__(self, network: Network, sequences: Sequences) -> None:
+    def __init__(self, network: Network, sequences: Sequences, normalise: Normalise = "vocabulary") -> None:
+        table = network.table
         self.network = network
+        self.scores = table.log_probabilities if normalise == "table" else table.logits
         self.memory = network.read(sequences)
         self.at = sequences.lengths[:, None]
         self.level = 0
         self.past: list[KeysValues] | None = None
+        # What was put in so far, for tokens whose embedding depends on those before them.
+        self.written: Tensor | None = None
 
     def start(self) -> Tensor:
         """See `ml.recommenders.generative.beam.Decoder`."""
@@ -94,10 +117,15 @@ class Decoding:
         table = self.network.table
         embedded = table.embed(codes + table.offsets[self.level])
         self.level += 1
-        users = torch.arange(len(codes), device=codes.device)[:, None]
-        self.past = [(keys[users, parents], values[users, parents]) for keys, values in self.past or []]
+        self.past = chosen(self.past or [], parents)
+        if self.written is not None:
+            users = torch.arange(len(codes), device=codes.device)[:, None]
+            self.written = self.written[users, parents]
         return self._advance((embedded + table.place[self.level])[:, :, None])
 
     def _advance(self, x: Tensor) -> Tensor:
+        if isinstance(self.network.tokens, WritingTokens):
+            self.written = x if self.written is None else torch.cat([self.written, x], dim=2)
+            x = self.network.tokens.written(self.written)[:, :, -1:]
         states, self.past = self.network.backbone.write(self.memory, self.at, x, self.past)
-        return self.network.table.logits(states[:, :, 0], self.level)
+        return self.scores(states[:, :, 0], self.level)

@@ -84,7 +84,8 @@ class WritingLayer(nn.Module):
         own, cross = self.self_attention, self.cross_attention
         normed = own.norm(x)
         kept = grown(past, own.keys_values(normed))
-        x = x + dropout(own.attend(own.query(normed), *kept, own_bias), self.rate, self.training)
+        attend = own.attend_few if steps == 1 else own.attend
+        x = x + dropout(attend(own.query(normed), *kept, own_bias), self.rate, self.training)
         query = cross.query(cross.norm(x).flatten(1, 2))
         mixed = cross.join(scaled_dot_product_attention(query, *memory, attn_mask=memory_bias))
         x = x + dropout(mixed.view(n, hypotheses, steps, -1), self.rate, self.training)

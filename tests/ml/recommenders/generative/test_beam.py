@@ -94,6 +94,61 @@ def test_any_width_fills_k_with_distinct_permitted_items(
     assert all(left >= right for left, right in pairwise(scores[0].tolist()))
 
 
+def plain_beam(
+    decoder: TableDecoder, rows: list[tuple[int, ...]], width: int, hidden: set[int], how: Normalise
+) -> list[int]:
+    """Return items, best first: every hypothesis is asked about at every step."""
+    beam: list[tuple[int, ...]] = [()]
+    for depth in range(1, 4):
+        longer = {
+            row[:depth] for item, row in enumerate(rows) if item not in hidden and row[: depth - 1] in beam
+        }
+        beam = sorted(longer, key=lambda prefix: -partial(decoder, rows, prefix, how))[:width]
+    return [rows.index(row) for row in beam]
+
+
+def partial(
+    decoder: TableDecoder, rows: list[tuple[int, ...]], prefix: tuple[int, ...], how: Normalise
+) -> float:
+    prefixes = [row[: len(prefix)] for row in rows]
+    return score(decoder, prefixes, 0, prefix, how)
+
+
+@settings(deadline=None)
+@given(CODES, st.integers(0, 99), st.integers(1, 6), st.sets(st.integers(0, 24)), NORMALISE)
+def test_a_narrow_beam_equals_plain_loops(
+    rows: list[tuple[int, ...]], seed: int, width: int, history: set[int], how: Normalise
+) -> None:
+    trie = build_trie(np.array(rows, np.int32), SIZES)
+    hidden = {item for item in history if item < len(rows)}
+    excluded = torch.tensor([sorted(hidden)], dtype=torch.int64).reshape(1, -1)
+    items, _ = beam_search(TableDecoder(1, seed), trie, 1, width, width, excluded, how)
+    expected = plain_beam(TableDecoder(1, seed), rows, width, hidden, how)
+    assert items[0].tolist() == expected + [-1] * (width - len(expected))
+
+
+def test_what_is_certain_is_not_asked() -> None:
+    asked: list[list[tuple[int, ...]]] = []
+
+    class Counting(TableDecoder):
+        def step(self, codes: Tensor, parents: Tensor) -> Tensor:
+            logits = super().step(codes, parents)
+            asked.append(sorted(self.prefixes[0]))
+            return logits
+
+    forked = [(0, 0, 0), (0, 0, 3), (1, 2, 4), (2, 0, 0), (2, 1, 1)]
+    trie = build_trie(np.array(forked, np.int32), SIZES)
+    beam_search(Counting(1, 5), trie, 1, 5, 5, None, "trie")
+    assert asked == [[(0,), (2,)], [(0, 0)]]
+    asked.clear()
+    beam_search(Counting(1, 5), trie, 1, 4, 4, None, "vocabulary")
+    assert [len(prefixes) for prefixes in asked] == [3, 4]
+    asked.clear()
+    alone = build_trie(np.array([(0, 0, 0), (1, 2, 4), (3, 1, 1)], np.int32), SIZES)
+    assert sorted(beam_search(Counting(1, 5), alone, 1, 3, 3, None, "trie")[0][0].tolist()) == [0, 1, 2]
+    assert asked == []
+
+
 @given(CODES, st.lists(st.integers(0, 24), max_size=40))
 def test_dead_nodes_equal_plain_loops(rows: list[tuple[int, ...]], history: list[int]) -> None:
     trie: Trie = build_trie(np.array(rows, np.int32), SIZES)

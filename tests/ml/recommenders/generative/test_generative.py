@@ -134,6 +134,20 @@ def test_order_matters_and_padding_does_not(backbone: dict[str, Any], merge: boo
     assert (one - turned).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_probabilities_over_the_table_count_the_start_and_every_level(temperature: float) -> None:
+    _, network, _ = make_network(objective=WIDE | {"normalise": "table", "temperature": temperature})
+    table, states = network.table, torch.randn(2, 3, 16)
+    with torch.no_grad():
+        levels = [table.logits(states[:, 1], level) for level in range(3)]
+        whole = torch.cat([states[:, 1] @ table.start[:, None], *levels], dim=1) / temperature
+        code = int(make_catalogue().codes[7, 1])
+        expected = whole.log_softmax(dim=1)[:, 1 + 4 + code]
+        assert isinstance(network.objective, Autoregressive)
+        found = network.objective.chosen(network, states, network.trie.place[[7, 7]])
+    torch.testing.assert_close(found[:, 1], expected)
+
+
 def test_a_temperature_sharpens_what_is_trained_and_not_what_is_answered() -> None:
     _, network, _ = make_network(objective=WIDE)
     made, cold, _ = make_network(objective=WIDE | {"temperature": 0.5})
