@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from torch.nn.functional import pad
 
 from ml.artifacts import ArtifactError, read_json, write_json
 from ml.evaluation.splits import Split
@@ -170,7 +171,7 @@ def mask_history(scores: torch.Tensor, histories: Histories) -> None:
     scores[rows, columns] = -torch.inf
 
 
-def top_k(scores: torch.Tensor, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def best_k(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the ``k`` best columns of each row, best first, equal scores by lower column.
 
     Parameters
@@ -182,9 +183,9 @@ def top_k(scores: torch.Tensor, k: int) -> tuple[NDArray[np.int32], NDArray[np.f
 
     Returns
     -------
-    Items int32 [n, k] and scores float32 [n, k]; -1 and -inf where there are fewer than ``k``.
+    Items int64 [n, k] and scores [n, k]; -1 and -inf where there are fewer than ``k``.
     """
-    n, width = scores.shape
+    width = scores.shape[1]
     wide = min(k + 1, width)
     values, index = torch.topk(scores, wide, dim=1)
     if wide > k > 0:
@@ -196,13 +197,15 @@ def top_k(scores: torch.Tensor, k: int) -> tuple[NDArray[np.int32], NDArray[np.f
     values, index = values[:, :k], index[:, :k]
     index, by_index = torch.sort(index, dim=1)
     values, by_value = torch.sort(values.gather(1, by_index), dim=1, descending=True, stable=True)
-    index = index.gather(1, by_value)
-    index = torch.where(values == -torch.inf, NO_ITEM, index)
-    items = np.full((n, k), NO_ITEM, dtype=np.int32)
-    best = np.full((n, k), -np.inf, dtype=np.float32)
-    items[:, : values.shape[1]] = index.cpu().numpy()
-    best[:, : values.shape[1]] = values.float().cpu().numpy()
-    return items, best
+    index = index.gather(1, by_value).masked_fill(values == -torch.inf, NO_ITEM)
+    missing = (0, k - values.shape[1])
+    return pad(index, missing, value=NO_ITEM), pad(values, missing, value=-torch.inf)
+
+
+def top_k(scores: torch.Tensor, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return what `best_k` does, as int32 and float32 arrays."""
+    items, values = best_k(scores, k)
+    return items.cpu().numpy().astype(np.int32), values.float().cpu().numpy()
 
 
 def alike(histories: Histories) -> list[NDArray[np.int64]]:

@@ -32,12 +32,16 @@ from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
 from ml.recommenders.generative.objectives.behaviour import BehaviourParams
 from ml.recommenders.generative.objectives.cold_start import ColdStartParams
+from ml.recommenders.generative.objectives.masked_diffusion import MaskedDiffusionParams
 from ml.recommenders.generative.objectives.next_tokens import NextTokensParams
+from ml.recommenders.generative.objectives.parallel import ParallelParams
 from ml.recommenders.generative.objectives.prior_heads import PriorHeadsParams
 from ml.recommenders.generative.objectives.session import SessionParams
 from ml.recommenders.generative.objectives.sparse_dense import SparseDenseParams
+from ml.recommenders.generative.objectives.token_set import TokenSetParams
 from ml.recommenders.generative.pair_tokens import PairTokensParams
 from ml.recommenders.generative.parts import Facts
+from ml.recommenders.generative.set_tokens import SetTokensParams
 from ml.recommenders.generative.stages import Course, FineTuningParams
 from ml.recommenders.generative.tokens import CodeTokensParams
 from ml.recommenders.generative.tokens_behaviour import BehaviourTokensParams
@@ -56,6 +60,7 @@ TokensParams = Annotated[
     | DisentangledTokensParams
     | PairTokensParams
     | SessionTokensParams
+    | SetTokensParams
     | TextTokensParams,
     Field(discriminator="kind"),
 ]
@@ -64,10 +69,13 @@ ObjectiveParams = Annotated[
     AutoregressiveParams
     | BehaviourParams
     | ColdStartParams
+    | MaskedDiffusionParams
     | NextTokensParams
+    | ParallelParams
     | PriorHeadsParams
     | SessionParams
-    | SparseDenseParams,
+    | SparseDenseParams
+    | TokenSetParams,
     Field(discriminator="kind"),
 ]
 AuxiliaryParams = TextAlignmentParams

@@ -41,5 +41,10 @@ class CodeTokens(nn.Module):
 
     def forward(self, table: CodeTable, sequences: Sequences) -> Tensor:
         """See `ml.recommenders.generative.parts.Tokens`."""
-        embedded = table.embed(table.rows(sequences.items))
-        return embedded.sum(dim=2, keepdim=True) if self.per_item == 1 else embedded
+        return self.of(table, sequences.items)[0]
+
+    def of(self, table: CodeTable, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embeddings of items [...], float [..., per_item, d], and what making them costs: nothing."""
+        embedded = table.embed(table.rows(items))
+        made = embedded.sum(dim=-2, keepdim=True) if self.per_item == 1 else embedded
+        return made, made.new_zeros(())

@@ -58,6 +58,10 @@ SMALL_PARTS: dict[str, dict[str, Any]] = {
     },
     "decoder_only": {"heads": 2, "head_width": 8, "feed_forward": 32, "layers": 1},
     "autoregressive": {"beam": 24},
+    "masked_diffusion": {"beam": 24, "rise": 20},
+    # The catalogue of these tests has no vectors of text, and fused ones of 6 dimensions.
+    "set": {"semantic_of": "fused", "hidden": 32},
+    "token_set": {"first": 0.2},
     "sparse_dense": {"beam": 24},
     # Texts are random here.
     "cold_start": {"beam": 24, "psi": 0.1},

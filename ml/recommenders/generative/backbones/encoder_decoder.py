@@ -40,6 +40,9 @@ class EncoderDecoderParams(PartParams):
     feed
         Whether all places share a point-wise net, or each place of an item has one of its own
         (`ml.recommenders.generative.layers.RoutedFeedForward`).
+    within
+        How the places of one item of a history see each other: ``both`` ways, or not at all and all at one distance,
+        ``none``, so that an item is a set (SETRec, arXiv:2502.10833).
     """
 
     kind: Literal["encoder_decoder"] = "encoder_decoder"
@@ -50,6 +53,7 @@ class EncoderDecoderParams(PartParams):
     decoder_layers: int = Field(default=1, ge=0)
     causal: bool = True
     feed: Literal["shared", "by_position"] = "shared"
+    within: Literal["both", "none"] = "both"
 
     def build(self, facts: Facts) -> Backbone:
         """Make the part."""
@@ -106,7 +110,7 @@ class EncoderDecoder(nn.Module):
     def __init__(self, params: EncoderDecoderParams, facts: Facts) -> None:
         super().__init__()
         self.causal, self.rate = params.causal, facts.dropout
-        self.per_item = facts.per_item
+        self.per_item, self.sets = facts.per_item, params.within == "none"
         reach = facts.length * facts.per_item
         self.encoder_distance = Distances(params.heads, -reach, reach)
         self.decoder_distance = Distances(params.heads, 1 - facts.levels, facts.levels - 1)
@@ -163,11 +167,14 @@ class EncoderDecoder(nn.Module):
     def _encoder_bias(self, real: Tensor) -> Tensor:
         """Return bias by distance and -inf where nothing may be seen, float [n, heads, 1 + places, 1 + places]."""
         place = torch.arange(real.shape[1], device=real.device)
-        bias = self.encoder_distance(place[:, None] - place[None, :])
+        item = (place + self.per_item - 1) // self.per_item
+        counted = item if self.sets else place
+        bias = self.encoder_distance(counted[:, None] - counted[None, :])
         allowed = real[:, None, :]
         if self.causal:
-            item = (place + self.per_item - 1) // self.per_item
             allowed = allowed & (item[None, :, None] >= item[None, None, :])
+        if self.sets:
+            allowed = allowed & ((item[:, None] != item) | (place[:, None] == place))
         return bias[None].masked_fill(~allowed[:, None], -torch.inf)
 
     def _own_bias(self, before: int, steps: int, whole: bool) -> Tensor:
@@ -182,7 +189,11 @@ class EncoderDecoder(nn.Module):
     def _cross_bias(self, memory: Memory, at: Tensor) -> Tensor:
         """Return the same over the history, float [n, heads, p, 1 + places]."""
         places = memory.real.shape[1] - 1
-        distance = (at * self.per_item)[..., None] - 1 - torch.arange(places, device=at.device)
+        place = torch.arange(places, device=at.device)
+        if self.sets:
+            distance = at[..., None] - 1 - place // self.per_item
+        else:
+            distance = (at * self.per_item)[..., None] - 1 - place
         bias = pad(self.cross_distance(distance), (1, 0)).transpose(0, 1)
         allowed = pad(distance >= 0, (1, 0), value=True) & memory.real[:, None]
         return bias.masked_fill(~allowed[:, None], -torch.inf)
