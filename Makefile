@@ -10,7 +10,7 @@ BIN := .venv/bin
 export TESSERA_HOME ?= $(CURDIR)/.tessera
 
 .DEFAULT_GOAL := help
-.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers bench-training bench-decoding leaderboard queue lint format lock clean bench-audit
+.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers bench-training leaderboard queue lint format lock clean bench-audit bench-throughput bench-decoding
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -78,6 +78,9 @@ bench-training: .venv/.installed ## Train SASRec beside RecTools and RecBole: ma
 
 bench-decoding: .venv/.installed ## Constrained beam search beside Hugging Face's generate: make bench-decoding SNAPSHOT=folder
 	@$(BIN)/python -m benchmarks.decoding $(SNAPSHOT)
+
+bench-throughput: .venv/.installed ## Share of the machine that training uses: make bench-throughput SNAPSHOT=folder DATASET=name
+	@$(BIN)/python -m benchmarks.throughput $(SNAPSHOT) --dataset $(DATASET) --recipe sasrec --recipe bsarec-causal --recipe tiger --recipe tiger-paper:300
 
 queue: .venv/.installed ## Do the full-size runs that wait for a GPU
 	@$(BIN)/python -m benchmarks.run_queue

@@ -58,6 +58,9 @@ class Catalogue:
         Version of the tokenizer that gave the codes; None where there are none.
     text
         float32 [n_items, w], of the items' own text alone; rows of zeros where unknown. If not given, w is 0.
+    more_codes
+        int32 [m, n_items, levels], other semantic IDs of the items, of the same code books (`code_sizes` holds for
+        them too), to train on beside those that are served; rows of -1 where an item has none. If not given, m is 0.
     """
 
     item_ids: list[str]
@@ -68,10 +71,13 @@ class Catalogue:
     code_sizes: tuple[int, ...]
     tokenizer: str | None = None
     text: NDArray[np.float32] = None  # type: ignore[assignment]
+    more_codes: NDArray[np.int32] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.text is None:
             object.__setattr__(self, "text", np.zeros((len(self.item_ids), 0), np.float32))
+        if self.more_codes is None:
+            object.__setattr__(self, "more_codes", np.zeros((0, *self.codes.shape), np.int32))
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -106,7 +112,8 @@ def write_snapshot(
     marts
         Folder with ``user_histories.parquet`` and ``dim_items.parquet``.
     semantic_ids
-        A version folder with ``codes.safetensors`` and ``items.parquet``; None leaves items without codes.
+        A version folder with ``codes.safetensors`` and ``items.parquet``, and ``identifiers.safetensors`` where the
+        items have several IDs; None leaves items without codes.
     vectors
         A version folder with ``vectors.safetensors`` and ``items.parquet``; None leaves items without vectors.
     out
@@ -135,6 +142,8 @@ def write_snapshot(
             sources |= {
                 f"{name}/{file}": folder / file for file in (f"{tensors}.safetensors", "items.parquet")
             }
+    if semantic_ids is not None and (several := semantic_ids / "identifiers.safetensors").is_file():
+        sources["semantic_ids/identifiers.safetensors"] = several
     for path in sources.values():
         if not path.exists():
             raise ArtifactError(f"{path} does not exist")
@@ -204,6 +213,7 @@ def load_snapshot(folder: Path) -> Snapshot:
             tuple(manifest.recipe["code_sizes"]),
             manifest.recipe.get("tokenizer"),
             arrays["text"],
+            arrays.get("more_codes"),
         ),
         manifest,
     )
@@ -221,7 +231,8 @@ def without_behaviour(snapshot: Snapshot) -> Catalogue:
     known = replace(catalogue, vectors=text, text=text)
     if not seen["codes"]:
         return known
-    return replace(known, codes=nothing.astype(np.int32), code_sizes=(), tokenizer=None)
+    codes = nothing.astype(np.int32)
+    return replace(known, codes=codes, code_sizes=(), tokenizer=None, more_codes=np.stack([codes])[:0])
 
 
 def drop_users(folder: Path, user_ids: Collection[str]) -> int:
@@ -271,6 +282,8 @@ def _write_tables(folder: Path, user_ids: list[str], histories: Histories, catal
         folder / "histories.safetensors",
     )
     arrays = {"vectors": catalogue.vectors, "codes": catalogue.codes, "text": catalogue.text}
+    if len(catalogue.more_codes):
+        arrays["more_codes"] = catalogue.more_codes
     save_file(arrays, folder / "catalogue.safetensors")
     pq.write_table(pa.table({"user_id": pa.array(user_ids, pa.string())}), folder / "users.parquet")
     items = {
@@ -294,26 +307,29 @@ def _read_catalogue(
     if len(set(item_ids)) < len(item_ids):
         raise ArtifactError(f"{dim_items} names an item twice")
     codes, told = _aligned(semantic_ids, "codes", item_ids, np.int32(NO_ITEM)), _told(semantic_ids)
+    more = _more_codes(semantic_ids, item_ids, codes)
     return Catalogue(
         item_ids,
         pc.fill_null(table["title"], "").to_pylist(),
         [value or [] for value in table["categories"].to_pylist()],
         _aligned(vectors, "vectors", item_ids, np.float32(0)),
         codes,
-        _code_sizes(told, codes),
+        _code_sizes(told, np.concatenate([codes, *more])),
         told.get("tokenizer"),
         _aligned(text, "vectors", item_ids, np.float32(0)),
+        more,
     )
 
 
 def _aligned(
     folder: Path | None, name: str, item_ids: list[str], fill: np.int32 | np.float32
 ) -> NDArray[Any]:
-    """Bring the rows of an artefact into catalogue order."""
+    """Bring the rows of an artefact, its last axis but one, into catalogue order."""
     if folder is None:
         return np.full((len(item_ids), 0), fill)
     try:
         rows = load_file(folder / f"{name}.safetensors")[name].astype(fill.dtype)
+        rows = np.moveaxis(rows, -2, 0)
         ids = pq.read_table(folder / "items.parquet", columns=["item_id"])["item_id"]
     except (OSError, KeyError, SafetensorError, pa.ArrowInvalid) as error:
         raise ArtifactError(f"{folder} holds no {name}: {str(error).splitlines()[0]}") from None
@@ -321,9 +337,19 @@ def _aligned(
         raise ArtifactError(f"{folder} holds {len(rows)} rows of {name} for {len(ids)} items")
     place = pc.index_in(ids, value_set=pa.array(item_ids, pa.string()))
     known = place.is_valid().to_numpy()
-    out = np.full((len(item_ids), rows.shape[1]), fill)
+    out = np.full((len(item_ids), *rows.shape[1:]), fill)
     out[place.drop_null().to_numpy()] = rows[known]
-    return out
+    return np.ascontiguousarray(np.moveaxis(out, 0, -2))
+
+
+def _more_codes(folder: Path | None, item_ids: list[str], codes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Read the IDs of items beside those that are served, which stand last."""
+    if folder is None or not (folder / "identifiers.safetensors").is_file():
+        return np.zeros((0, *codes.shape), np.int32)
+    every = _aligned(folder, "identifiers", item_ids, np.int32(NO_ITEM))
+    if every.shape[1:] != codes.shape or not np.array_equal(every[-1], codes):
+        raise ArtifactError(f"{folder}: the last of the identifiers are not the codes")
+    return every[:-1]
 
 
 def _told(semantic_ids: Path | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ _KINDS = {
     "ease": ("ml.recommenders.collaborative.ease", "EASE"),
     "lightgcn": ("ml.recommenders.collaborative.lightgcn", "LightGCN"),
     "generative": ("ml.recommenders.generative.model", "Generative"),
+    "language_model": ("ml.recommenders.generative.language_model", "LanguageModel"),
 }
 
 

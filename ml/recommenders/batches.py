@@ -133,14 +133,20 @@ class Plans:
     def __len__(self) -> int:
         return len(self.edges)
 
+    def groups(self, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+        """Yield the windows of each batch."""
+        lengths = self.cut.lengths
+        shuffled = rng.permutation(len(lengths))
+        order = shuffled[np.argsort(lengths[shuffled], kind="stable")]
+        groups = np.split(order, self.edges[1:])
+        for group in rng.permutation(len(groups)):
+            yield groups[group]
+
     def batches(self, rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
         """Yield every window once: the four tensors of `Sequences`, and targets int64 [n, length], -1 where none."""
         cut = self.cut
-        shuffled = rng.permutation(len(cut.starts))
-        order = shuffled[np.argsort(cut.lengths[shuffled], kind="stable")]
-        groups = np.split(order, self.edges[1:])
-        for group in rng.permutation(len(groups)):
-            starts, lengths = cut.starts[groups[group]], cut.lengths[groups[group]]
+        for group in self.groups(rng):
+            starts, lengths = cut.starts[group], cut.lengths[group]
             read = cut.events.take(starts, lengths)
             following = cut.events.items[
                 torch.where(

@@ -99,6 +99,7 @@ def train_network(
     score: Callable[[], float] | None = None,
     checkpoints: Path | None = None,
     checkpoint_s: float = _CHECKPOINT_S,
+    look_first: bool = False,
 ) -> dict[str, Any]:
     """Train ``network`` in place; the weights kept are those of the best look, of the last epoch without looks.
 
@@ -125,6 +126,8 @@ def train_network(
         Folder of resumable state; what is there of the same parameters and shapes is taken up. None keeps nothing.
     checkpoint_s
         Seconds that pass between two checkpoints, at least.
+    look_first
+        Look before the first epoch too: what was there stays, as epoch 0, unless training makes it better.
 
     Returns
     -------
@@ -146,6 +149,8 @@ def train_network(
         run = _Run(fabric, network, model, optimizer, params, steps, seed)
         if checkpoints is not None:
             run.resume(checkpoints)
+        if look_first and score is not None and not run.progress.epoch:
+            run.look(score)
         run.go(batches, score, checkpoints, checkpoint_s)
     return run.report()
 
@@ -216,7 +221,7 @@ class _Run:
             if score is not None and (
                 progress.epoch % params.evaluate_every == 0 or progress.epoch == params.epochs
             ):
-                self._look(score)
+                self.look(score)
             progress.seconds += time.perf_counter() - began
             self._tell()
             if checkpoints is not None and time.monotonic() - saved >= checkpoint_s:
@@ -282,7 +287,8 @@ class _Run:
         return float(loss.detach()), int(count)
 
     @torch.no_grad()
-    def _look(self, score: Callable[[], float]) -> None:
+    def look(self, score: Callable[[], float]) -> None:
+        """See how good the network is now; keep the best."""
         self.network.eval()
         value = score() if self.fabric.global_rank == 0 else 0.0
         value = float(self.fabric.broadcast(value))

@@ -167,3 +167,25 @@ def test_dropped_user_leaves_the_others_as_they_were(tmp_path: Path) -> None:
     assert after.manifest.recipe["users_dropped"] == 1
     assert drop_users(folder, {"u1"}) == 0
     assert not [path for path in folder.rglob("*") if path.is_file() and b"u1" in path.read_bytes()]
+
+
+def test_other_identifiers_go_with_the_catalogue(tmp_path: Path) -> None:
+    marts, ids, out = write_marts(tmp_path / "m"), write_ids(tmp_path / "ids"), tmp_path / "snapshots"
+    bare = write_snapshot(marts, ids, None, out)
+    assert load_snapshot(bare).catalogue.more_codes.shape == (0, 3, 2)
+    served = [[1, 0], [7, 9], [3, 2]]
+    several = np.array([[[4, 0], [0, 0], [5, 6]], [[2, 1], [1, 1], [0, 3]], served], np.int32)
+    save_file({"identifiers": several}, ids / "identifiers.safetensors")
+    folder = write_snapshot(marts, ids, None, out)
+    assert folder != bare
+    catalogue = load_snapshot(folder).catalogue
+    assert catalogue.codes.tolist() == [[3, 2], [1, 0], [-1, -1]]
+    assert catalogue.more_codes.tolist() == [[[5, 6], [4, 0], [-1, -1]], [[0, 3], [2, 1], [-1, -1]]]
+    # A level is as wide as its widest identifier.
+    assert catalogue.code_sizes == (16, 7)
+    assert without_behaviour(load_snapshot(folder)).more_codes.shape == (0, 3, 0)
+    drop_users(folder, {"u1"})
+    assert load_snapshot(folder).catalogue.more_codes.tolist() == catalogue.more_codes.tolist()
+    save_file({"identifiers": several[::-1].copy()}, ids / "identifiers.safetensors")
+    with pytest.raises(ArtifactError, match="the last of the identifiers are not the codes"):
+        write_snapshot(marts, ids, None, out)

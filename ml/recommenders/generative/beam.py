@@ -90,13 +90,9 @@ def beam_search(
     asked = 1
     for depth in range(trie.levels):
         # The first hypotheses were asked about; the others wait, each with one child, which is certain.
-        children, codes, exists = trie.children(depth, nodes[:, :asked])
-        total = scores[:, :asked, None] + code_scores(logits, codes, exists, normalise)
-        if dead is not None:
-            _drop_dead(total, trie, depth, nodes[:, :asked], dead)
-        only = trie.first[depth][nodes[:, asked:]]
-        children = torch.cat([children.flatten(1), only], dim=1)
-        total = torch.cat([total.flatten(1), scores[:, asked:]], dim=1)
+        children, total = _children(logits, trie, depth, nodes[:, :asked], scores[:, :asked], dead, normalise)
+        children = torch.cat([children, trie.first[depth][nodes[:, asked:]]], dim=1)
+        total = torch.cat([total, scores[:, asked:]], dim=1)
         keep = k if depth == trie.levels - 1 else max(width, k)
         scores, best = total.topk(min(keep, total.shape[1]), dim=1)
         nodes = children.gather(1, best)
@@ -115,6 +111,61 @@ def beam_search(
         else:
             logits = logits[:, :0]
     return ranked(trie.items[nodes], scores, k)
+
+
+def prefix_search(
+    decoder: Decoder,
+    trie: Trie,
+    n: int,
+    width: int,
+    depth: int,
+    dead: Tensor | None = None,
+    normalise: Normalise = "vocabulary",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the most likely prefixes of ``depth`` codes; the decoder has then read all of them.
+
+    Parameters
+    ----------
+    decoder, trie, n, width, normalise
+        As in `beam_search`.
+    depth
+        Below ``trie.levels``.
+    dead
+        Leaves never to lead to, as `distinct_leaves` gives them.
+
+    Returns
+    -------
+    nodes, scores, logits
+        int64 and float [n, beams], best first, log-probabilities of nodes of ``depth``; -inf where there is none. And
+        the logits of the code after each, float [n, beams, size].
+    """
+    logits = decoder.start()
+    nodes = torch.zeros(n, 1, dtype=torch.int64, device=logits.device)
+    scores = torch.zeros(n, 1, dtype=logits.dtype, device=logits.device)
+    for level in range(depth):
+        children, total = _children(logits, trie, level, nodes, scores, dead, normalise)
+        scores, best = total.topk(min(width, total.shape[1]), dim=1)
+        nodes = children.gather(1, best)
+        parents = best.div(trie.degrees[level], rounding_mode="floor")
+        logits = decoder.step(trie.codes[level][nodes], parents)
+    return nodes, scores, logits
+
+
+def _children(
+    logits: Tensor,
+    trie: Trie,
+    depth: int,
+    nodes: Tensor,
+    scores: Tensor,
+    dead: Tensor | None,
+    normalise: Normalise,
+) -> tuple[Tensor, Tensor]:
+    """Return the children of a beam and their scores, int64 and float [n, beams * degree]; -inf where there is none."""
+    children, codes, exists = trie.children(depth, nodes)
+    total = scores[:, :, None] + code_scores(logits, codes, exists, normalise)
+    if dead is not None:
+        _drop_dead(total, trie, depth, nodes, dead)
+    return children.flatten(1), total.flatten(1)
 
 
 def code_scores(logits: Tensor, codes: Tensor, exists: Tensor, normalise: Normalise) -> Tensor:

@@ -27,23 +27,27 @@ class CodeTable(nn.Module):
             Width.
         """
         super().__init__()
+        self.item_rows: Tensor
+        self.offsets: Tensor
         self.code_sizes = code_sizes
         total = sum(code_sizes)
         offsets = torch.tensor([0, *code_sizes]).cumsum(0)[:-1]
-        known = (codes >= 0) & (codes < torch.tensor(code_sizes))
-        self.register_buffer("item_rows", torch.where(known, codes + offsets, total), persistent=False)
         self.register_buffer("offsets", offsets, persistent=False)
+        self.register_buffer("item_rows", self.known_rows(codes), persistent=False)
         self.table = nn.Parameter(torch.randn(total + 1, d) * d**-0.5)
         self.bias = nn.Parameter(torch.zeros(total))
         self.start = nn.Parameter(torch.randn(d) * d**-0.5)
         self.place = nn.Parameter(torch.randn(len(code_sizes), d) * d**-0.5)
-        self.item_rows: Tensor
-        self.offsets: Tensor
 
     @property
     def levels(self) -> int:
         """Codes of an ID."""
         return len(self.code_sizes)
+
+    def known_rows(self, codes: Tensor) -> Tensor:
+        """Return the rows of codes [..., levels], that of an unknown code where a code is none of its level."""
+        known = (codes >= 0) & (codes < torch.tensor(self.code_sizes))
+        return torch.where(known, codes + self.offsets.cpu(), sum(self.code_sizes))
 
     def rows(self, items: Tensor) -> Tensor:
         """Return the rows of items' codes, int64 [..., levels]; negative items stand for any."""
@@ -59,10 +63,10 @@ class CodeTable(nn.Module):
         x = torch.cat([start, self.embed(rows)], dim=-2)
         return x + self.place[: x.shape[-2]]
 
-    def logits(self, states: Tensor, level: int) -> Tensor:
-        """Score all codes of a level, states [..., d] to [..., size of the level]."""
+    def logits(self, states: Tensor, level: int, codes: Tensor | None = None) -> Tensor:
+        """Score all codes of a level, or those of int64 [codes], states [..., d] to [..., size of the level or codes]."""
         begin = int(self.offsets[level])
-        rows = slice(begin, begin + self.code_sizes[level])
+        rows = slice(begin, begin + self.code_sizes[level]) if codes is None else codes + begin
         return linear(states, self.table[rows], self.bias[rows])
 
     def log_probabilities(self, states: Tensor, level: int, temperature: float = 1.0) -> Tensor:

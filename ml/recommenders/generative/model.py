@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from ml.artifacts import ArtifactError, read_json, write_json
+from ml.artifacts import ArtifactError
 from ml.evaluation.splits import Split
 from ml.histories import Histories
 from ml.recommenders.base import (
@@ -22,23 +22,40 @@ from ml.recommenders.base import (
     write_weights,
 )
 from ml.recommenders.batches import Plans, Sequences
+from ml.recommenders.generative.alignment import DirectParams, IterativeParams
+from ml.recommenders.generative.auxiliary.text_alignment import TextAlignmentParams
 from ml.recommenders.generative.backbones.decoder_only import DecoderOnlyParams
 from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoderParams
+from ml.recommenders.generative.built_on import read_built_on, write_built_on
+from ml.recommenders.generative.identifiers import IdentifiersParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.autoregressive import AutoregressiveParams
+from ml.recommenders.generative.objectives.next_tokens import NextTokensParams
+from ml.recommenders.generative.objectives.sparse_dense import SparseDenseParams
+from ml.recommenders.generative.pair_tokens import PairTokensParams
 from ml.recommenders.generative.parts import Facts
+from ml.recommenders.generative.stages import Course, FineTuningParams
 from ml.recommenders.generative.tokens import CodeTokensParams
+from ml.recommenders.generative.tokens_disentangled import DisentangledTokensParams
+from ml.recommenders.generative.tokens_text import TextTokensParams
 from ml.recommenders.generative.trie import build_trie
 from ml.recommenders.training import TrainingParams, train_network, validation_score
 
 if TYPE_CHECKING:
     from ml.snapshot import Catalogue
 
-_BUILT_ON = "semantic_ids.json"
-
-TokensParams = CodeTokensParams
+TokensParams = Annotated[
+    CodeTokensParams | DisentangledTokensParams | PairTokensParams | TextTokensParams,
+    Field(discriminator="kind"),
+]
 BackboneParams = Annotated[EncoderDecoderParams | DecoderOnlyParams, Field(discriminator="kind")]
-ObjectiveParams = AutoregressiveParams
+ObjectiveParams = Annotated[
+    AutoregressiveParams | NextTokensParams | SparseDenseParams, Field(discriminator="kind")
+]
+AuxiliaryParams = TextAlignmentParams
+AlignmentParams = Annotated[DirectParams | IterativeParams, Field(discriminator="kind")]
+#: Stages of training after the first, in their order; each is a parameter of that name.
+STAGES = ("fine_tuning", "alignment")
 
 
 class GenerativeParams(TrainingParams):
@@ -46,8 +63,12 @@ class GenerativeParams(TrainingParams):
 
     Parameters
     ----------
-    tokens, backbone, objective
+    tokens, backbone, objective, auxiliary
         The parts by role, each ``{kind: ..., its parameters}``; see `ml.recommenders.generative.parts`.
+    identifiers
+        Train on several IDs of every item; see `ml.recommenders.generative.identifiers`.
+    fine_tuning, alignment
+        Stages of training after the first; see `ml.recommenders.generative.stages` and ``alignment``.
     d, length, dropout
         Width, latest history items that are read, dropout everywhere.
     batch_tokens
@@ -59,6 +80,10 @@ class GenerativeParams(TrainingParams):
     tokens: TokensParams = CodeTokensParams()
     backbone: BackboneParams = EncoderDecoderParams()
     objective: ObjectiveParams = AutoregressiveParams()
+    auxiliary: tuple[AuxiliaryParams, ...] = ()
+    identifiers: IdentifiersParams | None = None
+    fine_tuning: FineTuningParams | None = None
+    alignment: AlignmentParams | None = None
     d: int = Field(default=64, ge=2)
     length: int = Field(default=20, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -69,8 +94,10 @@ class GenerativeParams(TrainingParams):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        for part in (self.tokens, self.backbone, self.objective):
-            part.check(self)
+        stages = (self.identifiers, self.fine_tuning, self.alignment)
+        for part in (self.tokens, self.backbone, self.objective, *self.auxiliary, *stages):
+            if part is not None:
+                part.check(self)
         return self
 
     def facts(
@@ -101,6 +128,7 @@ class GenerativeParams(TrainingParams):
             self.tokens.build(facts),
             self.backbone.build(facts),
             self.objective.build(facts),
+            [part.build(facts) for part in self.auxiliary],
         )
 
 
@@ -135,7 +163,16 @@ class Generative:
             if not len(plans):
                 raise ValueError("no training history has two events: nothing to learn a sequence from")
             score = validation_score(self, split, len(catalogue), params.valid_users, seed)
-            report = train_network(network, plans.batches, len(plans), params, seed, score, checkpoints)
+            course = Course(self, split, catalogue, seed, plans, score, checkpoints)
+            if params.identifiers is None:
+                report = train_network(network, plans.batches, len(plans), params, seed, score, checkpoints)
+            else:
+                report = params.identifiers.train(course)
+            for name in STAGES:
+                stage = getattr(params, name)
+                if stage is not None:
+                    report[name], found = stage.run(course)
+                    report["refit"][name] = {**stage.model_dump(mode="json"), **found}
         return {**report, "reachable_items": len(facts.trie)}
 
     @torch.inference_mode()
@@ -178,8 +215,7 @@ class Generative:
         network = self.fitted()
         tensors = {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
         write_weights(folder, tensors)
-        built_on = {"tokenizer": self._tokenizer, "code_sizes": network.table.code_sizes}
-        write_json(folder / _BUILT_ON, built_on)
+        write_built_on(folder, self._tokenizer, network.table.code_sizes)
         write_config(folder, self)
 
     @classmethod
@@ -193,17 +229,7 @@ class Generative:
             shape.
         """
         made = cls(read_params(folder, GenerativeParams))
-        built_on = read_json(folder / _BUILT_ON)
-        if catalogue.tokenizer != built_on["tokenizer"]:
-            raise ArtifactError(
-                f"{folder} was trained on semantic IDs of tokenizer {built_on['tokenizer']}, not {catalogue.tokenizer}"
-            )
-        sizes = tuple(built_on["code_sizes"])
-        # The last level may have grown with the catalogue; the others belong to the tokenizer.
-        if catalogue.code_sizes[:-1] != sizes[:-1]:
-            raise ArtifactError(
-                f"{folder} was trained on semantic IDs of sizes {sizes}, not {catalogue.code_sizes}"
-            )
+        sizes = read_built_on(folder, catalogue)
         tensors = {name: torch.from_numpy(array) for name, array in read_weights(folder).items()}
         network = made._take(made.params.build(made.params.facts(catalogue, sizes)), catalogue)
         try:

@@ -19,6 +19,7 @@ from ml.recommenders.generative.parts import (
     Memory,
     Objective,
     Tokens,
+    WritingTokens,
 )
 from ml.recommenders.generative.trie import Trie
 
@@ -46,6 +47,20 @@ class Network(nn.Module):
         self._trie = self._trie.to(self.table.table.device)
         return self._trie
 
+    def use(self, rows: Tensor, trie: Trie) -> tuple[Tensor, Trie]:
+        """Know the items by other IDs of the same codes; return those before.
+
+        Parameters
+        ----------
+        rows
+            int64 [n_items, levels]; see `CodeTable.known_rows`.
+        trie
+            Of the same IDs.
+        """
+        before = self.table.item_rows, self._trie
+        self.table.item_rows, self._trie = rows, trie
+        return before
+
     def read(self, sequences: Sequences) -> Memory:
         """Read histories."""
         embedded = self.tokens(self.table, sequences)
@@ -67,8 +82,10 @@ class Network(nn.Module):
         at, targets
             int64 [n, p]; see `asked`.
         """
-        rows = self.table.rows(targets)[..., :-1]
-        return self.backbone.write(memory, at, self.table.inputs(rows))[0]
+        x = self.table.inputs(self.table.rows(targets)[..., :-1])
+        if isinstance(self.tokens, WritingTokens):
+            x = self.tokens.written(x)
+        return self.backbone.write(memory, at, x)[0]
 
     def forward(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return the mean loss of a batch, the four tensors of `Sequences` and targets, and its number of targets."""
@@ -87,6 +104,8 @@ class Decoding:
         self.at = sequences.lengths[:, None]
         self.level = 0
         self.past: list[KeysValues] | None = None
+        # What was put in so far, for tokens whose embedding depends on those before them.
+        self.written: Tensor | None = None
 
     def start(self) -> Tensor:
         """See `ml.recommenders.generative.beam.Decoder`."""
@@ -99,8 +118,14 @@ class Decoding:
         embedded = table.embed(codes + table.offsets[self.level])
         self.level += 1
         self.past = chosen(self.past or [], parents)
+        if self.written is not None:
+            users = torch.arange(len(codes), device=codes.device)[:, None]
+            self.written = self.written[users, parents]
         return self._advance((embedded + table.place[self.level])[:, :, None])
 
     def _advance(self, x: Tensor) -> Tensor:
+        if isinstance(self.network.tokens, WritingTokens):
+            self.written = x if self.written is None else torch.cat([self.written, x], dim=2)
+            x = self.network.tokens.written(self.written)[:, :, -1:]
         states, self.past = self.network.backbone.write(self.memory, self.at, x, self.past)
         return self.scores(states[:, :, 0], self.level)

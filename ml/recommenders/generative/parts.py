@@ -6,7 +6,7 @@ A recipe names one part for each role. Its parameters are a pydantic model with 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -121,6 +121,18 @@ class Tokens(Protocol):
         ...
 
 
+@runtime_checkable
+class WritingTokens(Protocol):
+    """A `Tokens` that embeds the codes of an ID that is being written in its own way, too."""
+
+    def written(self, x: Tensor) -> Tensor:
+        """Map `CodeTable.inputs` of a start and the codes so far, float [n, p, 1 + codes, d], to the same shape.
+
+        What it makes of a code may depend on those before it, not on those after it.
+        """
+        ...
+
+
 class Backbone(Protocol):
     """Reads histories and writes IDs."""
 
@@ -193,6 +205,18 @@ class Auxiliary(Protocol):
 class PathLoss(Protocol):
     """What a step towards the target's ID costs, for an objective that writes code by code."""
 
-    def __call__(self, chosen: Tensor) -> Tensor:
-        """Return the mean loss of log-probabilities float [m, levels] of the targets' codes."""
+    #: Other items, drawn evenly for every target, of whose paths it is told; often 0.
+    rivals: int
+
+    def __call__(self, chosen: Tensor, rivals: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Return the mean loss of a batch.
+
+        Parameters
+        ----------
+        chosen
+            float [m, levels], log-probabilities of the targets' codes.
+        rivals
+            The same of each target's rivals, float [m, rivals, levels]; and, bool of that shape, whether a rival's
+            prefix up to there is neither the target's nor that of a rival before it. None where there are no rivals.
+        """
         ...

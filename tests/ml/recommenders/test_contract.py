@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_language_models import tiny_language_model
 
 from ml.evaluation.evaluate import evaluate
 from ml.evaluation.splits import split
@@ -34,6 +35,16 @@ SMALL: dict[str, dict[str, Any]] = {
         **{"d": 16, "length": 6, "epochs": 24, "evaluate_every": 4, "batch_tokens": 64, "warmup": 5},
         **{"learning_rate": 0.01, "precision": "32-true"},
     },
+    "language_model": {
+        **{"length": 3, "titles": 1, "title_tokens": 6, "tasks": ["title_to_id"], "beam": 24, "epochs": 24},
+        **{
+            "evaluate_every": 6,
+            "batch_tokens": 48,
+            "warmup": 5,
+            "learning_rate": 0.01,
+            "precision": "32-true",
+        },
+    },
 }
 
 #: The same of parts, by their kind.
@@ -47,10 +58,13 @@ SMALL_PARTS: dict[str, dict[str, Any]] = {
     },
     "decoder_only": {"heads": 2, "head_width": 8, "feed_forward": 32, "layers": 1},
     "autoregressive": {"beam": 24},
+    "sparse_dense": {"beam": 24},
+    "disentangled": {"heads": 2, "head_width": 8, "feed_forward": 32},
+    "text": {"view": "vectors"},
 }
 
 #: Packages of an extra, without which a kind cannot be trained.
-EXTRAS = {"als": "implicit"}
+EXTRAS = {"als": "implicit", "language_model": "transformers"}
 
 
 def small(config: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
@@ -59,6 +73,8 @@ def small(config: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         config = {**config, "parts": [small(part, params) for part in config["parts"]]}
     if package := EXTRAS.get(config["kind"]):
         pytest.importorskip(package, reason=f"{config['kind']} is trained by the package {package}")
+    if config["kind"] == "language_model":
+        config = {**config, "model": str(tiny_language_model())}
     asked = {name: value for name, value in params.items() if name in config}
     parts = {
         name: {**part, **SMALL_PARTS.get(part.get("kind"), {})}

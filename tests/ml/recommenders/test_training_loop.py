@@ -75,6 +75,19 @@ def test_weights_of_the_best_look_are_kept_and_patience_ends() -> None:
     assert not torch.equal(network.layer.weight, seen[3])
 
 
+def test_what_was_there_stays_unless_training_makes_it_better() -> None:
+    before = Line().state_dict()
+    worse, better = iter([0.5, 0.4, 0.5]), iter([0.5, 0.6, 0.3])
+    params = PARAMS.model_copy(update={"epochs": 2})
+    weights, report = trained(params, score=lambda: next(worse), look_first=True)
+    assert report["valid_ndcg@10"] == {"0": 0.5, "1": 0.4, "2": 0.5}
+    assert report["epochs"] == 0
+    assert all(torch.equal(before[name], weights[name]) for name in before)
+    weights, report = trained(params, score=lambda: next(better), look_first=True)
+    assert report["epochs"] == 1
+    assert not torch.equal(before["layer.weight"], weights["layer.weight"])
+
+
 def test_looks_are_taken_every_so_many_epochs_and_after_the_last() -> None:
     _, report = trained(PARAMS.model_copy(update={"evaluate_every": 4}), score=lambda: 0.5)
     assert list(report["valid_ndcg@10"]) == ["4", "6"]
