@@ -9,13 +9,14 @@ from ml.evaluation.splits import split
 from ml.histories import Histories
 from ml.recommenders.heuristics.text_knn import TextKNN, TextKNNParams, bags_of_words, neighbours
 from ml.recommenders.heuristics.text_similarity import whitened
+from ml.snapshot import Catalogue
 from tests.ml.recommenders.test_heuristics import N_ITEMS, small_catalogue
 
 TITLES = ["red soap", "Red soaps", "blue soap", "green comb", "comb", "", "wood comb", "red"]
 TRAIN = Histories.of([[0, 1, 4], [5, 6, 5], [2, 3]])
 
 
-def titled(vectors: np.ndarray | None = None) -> object:
+def titled(vectors: np.ndarray | None = None) -> Catalogue:
     given = np.zeros((N_ITEMS, 3), np.float32) if vectors is None else vectors
     return replace(small_catalogue(given), titles=TITLES[:N_ITEMS])
 
@@ -35,7 +36,7 @@ def test_words_weigh_by_rarity_and_a_plural_is_its_singular() -> None:
 def test_edges_are_those_of_a_plain_computation() -> None:
     vectors = np.random.default_rng(4).standard_normal((N_ITEMS, 3)).astype(np.float32)
     params = TextKNNParams(whiten=0.5, words=0.7, sharpness=4.0, neighbours=3)
-    graph = neighbours(titled(vectors), params)  # type: ignore[arg-type]
+    graph = neighbours(titled(vectors), params)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     sense = whitened(unit, 0.5)
     bags = bags_of_words(TITLES[:N_ITEMS]).to_dense().numpy()
@@ -50,7 +51,7 @@ def test_edges_are_those_of_a_plain_computation() -> None:
 
 def test_what_nobody_has_met_is_found_by_its_words() -> None:
     model = TextKNN(TextKNNParams())
-    model.fit(split(TRAIN, "full"), titled(), 0)  # type: ignore[arg-type]
+    model.fit(split(TRAIN, "full"), titled(), 0)
     assert 7 not in TRAIN.items
     items, scores = model.recommend(Histories.of([[1]]), 3)
     assert items[0].tolist() == [0, 2, 7]
@@ -72,7 +73,7 @@ def test_one_near_neighbour_says_more_than_several_far_ones() -> None:
 
 def test_popularity_speaks_where_nothing_is_said() -> None:
     model = TextKNN(TextKNNParams())
-    model.fit(split(TRAIN, "full"), titled(), 0)  # type: ignore[arg-type]
+    model.fit(split(TRAIN, "full"), titled(), 0)
     items, _ = model.recommend(Histories.of([[]]), 1)
     assert items[0, 0] == 5
 
@@ -82,10 +83,10 @@ def test_an_advance_shows_more_of_what_nobody_has_met() -> None:
 
     def scores(advance: float) -> dict[int, float]:
         model = TextKNN(TextKNNParams(advance=advance, popularity=0.0))
-        model.fit(split(TRAIN, "full"), titled(), 0)  # type: ignore[arg-type]
+        model.fit(split(TRAIN, "full"), titled(), 0)
         items, values = model.recommend(history, 3)
         return dict(zip(items[0].tolist(), values[0].tolist(), strict=True))
 
     plain, ahead = scores(1.0), scores(1.5)
-    assert ahead == {**plain, 7: pytest.approx(1.5 * plain[7])}
     assert list(plain) == [0, 2, 7]
+    assert ahead == {**plain, 7: pytest.approx(1.5 * plain[7])}
