@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ml.artifacts import Manifest, hash_folder, write_json, write_manifest
 from serving.app import create_app, create_app_from_env
 from serving.engine import Engine, EngineError
 from serving.features import UserFeatures
+from serving.items import ItemFacts
 from serving.published import EngineHolder, load_engine, read_published
 
 TIME = pa.timestamp("us", "UTC")
@@ -43,7 +45,23 @@ def toy(home: Path) -> Engine:
     published = read_published(home)
     titles = [f"Tea {n}" for n in range(200)]
     items = [f"i{n}" for n in range(200)]
-    return Engine(Champion(), Lookup(), items, titles, ["view"], items, versions={"recipe": published.recipe})
+    facts = ItemFacts(text=np.eye(200, 3, dtype=np.float32))
+    versions = {"recipe": published.recipe}
+    return Engine(
+        Champion(),
+        Lookup(),
+        items,
+        titles,
+        ["view"],
+        items,
+        versions=versions,
+        facts=facts,
+        encode=no_encoder,
+    )
+
+
+def no_encoder(_: str) -> Any:
+    raise RuntimeError("secret detail")
 
 
 def publish(home: Path, **fields: Any) -> None:
@@ -63,8 +81,8 @@ def test_answers(client: TestClient) -> None:
         assert found.json() == {
             "user_id": "ann",
             "items": [
-                {"item_id": "i0", "title": "Tea 0", "score": None},
-                {"item_id": "i1", "title": "Tea 1", "score": None},
+                {"item_id": "i0", "title": "Tea 0", "score": None, "explanation": None},
+                {"item_id": "i1", "title": "Tea 1", "score": None, "explanation": None},
             ],
             "source": "popular",
             "reason": "unknown user",
@@ -73,7 +91,9 @@ def test_answers(client: TestClient) -> None:
         assert len(client.get("/users/ann/recommendations").json()["items"]) == 10
         assert len(client.get("/users/ann/recommendations?k=100").json()["items"]) == 100
         assert client.get("/users/a%2Fb%20c/recommendations").json()["user_id"] == "a/b c"
-        assert client.get("/health").json() == {"status": "ok", "versions": {"recipe": "toy"}}
+        assert client.get("/v1/users/ann/recommendations?k=2").json() == found.json()
+        assert client.get("/health").json()["status"] == "ok"
+        assert client.get("/health").json()["versions"] == {"recipe": "toy"}
 
 
 @pytest.mark.parametrize(
@@ -90,15 +110,27 @@ def test_answers(client: TestClient) -> None:
 )
 def test_bad_requests_are_told_in_one_line(client: TestClient, path: str, detail: str) -> None:
     found = client.get(path)
-    assert (found.status_code, found.json()) == (422, {"detail": detail})
+    field, _, told = detail.partition(": ")
+    assert found.headers["content-type"] == "application/problem+json"
+    problem = found.json()
+    assert found.headers["x-request-id"] == problem.pop("request_id")
+    assert problem == {
+        "type": "urn:tessera:bad-request",
+        "title": HTTPStatus(422).phrase,
+        "status": found.status_code,
+        "detail": detail,
+        "errors": [{"field": field, "detail": told}],
+    }
 
 
 def test_failures_keep_their_details_to_the_log(client: TestClient) -> None:
-    found = client.get("/users/broken/recommendations")
-    assert (found.status_code, found.json()) == (
-        500,
-        {"detail": "internal error; the service's log says more"},
-    )
+    found = client.get("/v1/search?q=broken")
+    assert found.status_code == 500
+    assert found.json()["detail"] == "internal error; the service's log says more"
+    assert "secret" not in found.text
+    # Who cannot be looked up is a stranger.
+    answer = client.get("/users/broken/recommendations").json()
+    assert (answer["source"], answer["reason"]) == ("popular", "the online store does not answer")
 
 
 def test_not_ready_until_something_is_published(tmp_path: Path) -> None:
