@@ -17,21 +17,31 @@ class Metrics:
     """The metrics of one app; each has a registry of its own."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        of = {"registry": self.registry}
+        self.registry = to = CollectorRegistry()
         self.requests = Counter(
-            "tessera_requests", "Requests by route and status.", ["method", "route", "status"], **of
+            "tessera_requests", "Requests by route and status.", ["method", "route", "status"], registry=to
         )
         self.seconds = Histogram(
-            "tessera_request_seconds", "Seconds to the end of a response.", ["route"], buckets=_LATENCY, **of
+            "tessera_request_seconds",
+            "Seconds to the end of a response.",
+            ["route"],
+            buckets=_LATENCY,
+            registry=to,
         )
-        self.answers = Counter("tessera_answers", "Answers by who gave them.", ["route", "source"], **of)
-        self.events = Counter("tessera_events", "Posted events by what became of them.", ["outcome"], **of)
+        self.answers = Counter(
+            "tessera_answers", "Answers by who gave them.", ["route", "source"], registry=to
+        )
+        self.events = Counter(
+            "tessera_events", "Posted events by what became of them.", ["outcome"], registry=to
+        )
         self.age = Histogram(
-            "tessera_history_age_seconds", "Age of the histories that were looked up.", buckets=_AGE, **of
+            "tessera_history_age_seconds",
+            "Age of the histories that were looked up.",
+            buckets=_AGE,
+            registry=to,
         )
-        self.ready = Gauge("tessera_ready", "1 while requests can be answered.", **of)
-        self.served = Info("tessera_served", "What is served.", **of)
+        self.ready = Gauge("tessera_ready", "1 while requests can be answered.", registry=to)
+        self.served = Info("tessera_served", "What is served.", registry=to)
 
     def answered(self, route: str, answer: Recommendations) -> None:
         """Count an answer."""

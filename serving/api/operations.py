@@ -13,6 +13,9 @@ from serving.api.problems import documented
 from serving.api.security import READ
 
 router = APIRouter(tags=["operate"])
+_PLAIN: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
 
 
 @router.get("/health/live")
@@ -41,8 +44,7 @@ def ready(request: Request) -> Health:
     "/metrics",
     dependencies=[READ],
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
-    | documented(401, 403, 429, 500),
+    responses=_PLAIN | documented(401, 403, 429, 500, 503),
 )
 def metrics(request: Request) -> Response:
     """Return what Prometheus scrapes."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feature_marts import day
-from planted import N, Ahead, Broken, ids, planted_engine
+from planted import Ahead, Broken, N, ids, planted_engine
 
 from ml.histories import Histories
 from ml.snapshot import Catalogue
@@ -57,7 +57,9 @@ def test_filters() -> None:
     engine = planted_engine()
     assert ids(engine.after(SESSION, 3, wanted("cup"))) == ["i4", "i6", "i8"]
     assert ids(engine.after(SESSION, 9, wanted("cup"))) == ["i4", "i6", "i8", "i10", "i0"]
-    assert ids(engine.after(SESSION, 9, wanted("cup", "tea"))) == ids(engine.after(SESSION, 9, wanted("shop")))
+    assert ids(engine.after(SESSION, 9, wanted("cup", "tea"))) == ids(
+        engine.after(SESSION, 9, wanted("shop"))
+    )
     assert ids(engine.after(SESSION, 2, wanted(in_stock=True))) == ["i6", "i7"]
     assert ids(engine.after(SESSION, 2, wanted("cup", exclude=frozenset(["i4", "gone"])))) == ["i6", "i8"]
     nothing = engine.after(SESSION, 2, wanted("no such"))
@@ -134,7 +136,9 @@ def test_explanations_name_near_items_and_shared_codes() -> None:
         ("i2", "Tea 2", [0]),
         ("i1", "Tea 1", [0]),
     ]
-    assert [b.similarity for b in first.because] == pytest.approx(np.cos([np.pi / N, 2 * np.pi / N]), abs=1e-4)
+    assert [b.similarity for b in first.because] == pytest.approx(
+        np.cos([np.pi / N, 2 * np.pi / N]), abs=1e-4
+    )
     last = answer.items[3].explanation
     assert last is not None
     assert [b.shared_codes for b in last.because] == [[], []]
@@ -157,7 +161,12 @@ def test_facts_are_read_from_catalogue_and_marts(tmp_path: Path) -> None:
 
     (tmp_path / "marts").mkdir()
     time = pa.timestamp("us", "UTC")
-    attributes = [[("stock", "0")], [("stock", "12")], [("in_stock", "True"), ("stock", "0")], [("size", "1")]]
+    attributes = [
+        [("stock", "0")],
+        [("stock", "12")],
+        [("in_stock", "True"), ("stock", "0")],
+        [("size", "1")],
+    ]
     table = {
         "item_id": ["d", "c", "b", "a"],
         "attributes": pa.array(attributes, pa.map_(pa.string(), pa.string())),

@@ -214,7 +214,9 @@ def test_health(tmp_path: Path) -> None:
 def test_openapi_tells_all(tmp_path: Path) -> None:
     document = service(tmp_path).get("/openapi.json").json()
     operations = {
-        (method, path): told for path, methods in document["paths"].items() for method, told in methods.items()
+        (method, path): told
+        for path, methods in document["paths"].items()
+        for method, told in methods.items()
     }
     assert {path for _, path in operations} == {
         "/v1/users/{user_id}/recommendations",

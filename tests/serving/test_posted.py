@@ -63,7 +63,13 @@ def test_the_next_request_sees_them(tmp_path: Path) -> None:
     assert answer("new/comer") == ("popular", ["i7", "i1"])
     events = [
         {"event_id": "1", "user_id": "new/comer", "event_type": "cart", "item_id": "i5"},
-        {"event_id": "2", "user_id": "u2", "event_type": "view", "item_id": "i7", "time": day(19).isoformat()},
+        {
+            "event_id": "2",
+            "user_id": "u2",
+            "event_type": "view",
+            "item_id": "i7",
+            "time": day(19).isoformat(),
+        },
         {"event_id": "3", "user_id": "u2", "event_type": "search", "query": "tea"},
     ]
     receipt = client.post("/v1/events", json={"events": events})
@@ -143,7 +149,9 @@ def test_hashed_users_are_known_by_their_hash_online_and_land_as_they_are(tmp_pa
             name = "ann" if user_id == UserSecret(SECRET).hashed("ann") else user_id
             return replace(known.user(name), user_id=user_id)
 
-    answer = service(tmp_path, engine(lookup=Lookup()), user_secret=SECRET).get("/v1/users/ann/recommendations")
+    answer = service(tmp_path, engine(lookup=Lookup()), user_secret=SECRET).get(
+        "/v1/users/ann/recommendations"
+    )
     assert (answer.json()["source"], answer.json()["user_id"]) == ("champion", "ann")
 
 
