@@ -65,6 +65,8 @@ class Engine:
         Makes a query of a text; None where the catalogue has no text vectors.
     clock
         What counts as now.
+    missing
+        Parts of the publication that could not be loaded.
     """
 
     champion: Champion | None
@@ -79,6 +81,7 @@ class Engine:
     facts: ItemFacts = field(default_factory=ItemFacts)
     encode: Encode | None = None
     clock: Clock = wall_clock
+    missing: Sequence[str] = ()
     _index: dict[str, int] = field(init=False, repr=False)
     _types: dict[str, int] = field(init=False, repr=False)
 

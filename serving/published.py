@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion.json"
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_AGAIN_S = 30.0
 
 
 class TextEncoder(BaseModel):
@@ -146,9 +149,12 @@ def load_fallback(home: Path, clock: Clock | None = None, text_search: bool = Fa
     search = _attempt("index", load_search) if champion is not None else None
     heuristic = _attempt("heuristic", lambda: _heuristic(home, published, snapshot))
     lookup = _attempt("online store", lambda: FeatureLookup(home, clock=clock or _clock(published)))
-    return _engine(
+    parts = {"champion": champion, "online store": lookup, "index": search or not published.index}
+    engine = _engine(
         home, published, snapshot, champion, lookup or _Nobody(), search, heuristic, clock, text_search
     )
+    engine.missing = tuple(name for name, part in parts.items() if not part)
+    return engine
 
 
 def _attempt(what: str, load: Callable[[], _T]) -> _T | None:
@@ -269,6 +275,8 @@ class EngineHolder:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._seen: tuple[int, int, int] | None = None
+        # When to try again for all of it, while what is served is only a part.
+        self._again_at = inf
 
     def get(self) -> Engine:
         """Return the engine.
@@ -280,13 +288,13 @@ class EngineHolder:
         """
         mark = self._mark()
         engine = self._engine
-        if engine is not None and mark == self._seen:
+        if engine is not None and mark == self._seen and monotonic() < self._again_at:
             return engine
         if not self._lock.acquire(blocking=engine is None):
             assert engine is not None
             return engine
         try:
-            if self._engine is None or mark != self._seen:
+            if self._engine is None or mark != self._seen or monotonic() >= self._again_at:
                 self._refresh(mark)
             assert self._engine is not None
             return self._engine
@@ -295,17 +303,18 @@ class EngineHolder:
 
     def _refresh(self, mark: tuple[int, int, int] | None) -> None:
         try:
-            self._engine = self._load(self._home)
+            self._engine, self._again_at = self._load(self._home), inf
         except Exception as error:
             if self._engine is None:
                 if self._fallback is None:
                     raise
-                self._engine = self._fallback(self._home)
+                self._engine, self._again_at = self._fallback(self._home), 0
                 _log.error("serving what is left of the publication: %s", error)
-                self._seen = mark
-                return
-            # What failed to load is not tried again before it changes.
-            _log.error("the new publication cannot be loaded, the one before it stays: %s", error)
+            else:
+                _log.error("the new publication cannot be loaded, the one before it stays: %s", error)
+            if self._again_at < inf:
+                self._again_at = monotonic() + _AGAIN_S
+        # What failed to load as a whole is not tried again before it changes.
         self._seen = mark
 
     def _mark(self) -> tuple[int, int, int] | None:

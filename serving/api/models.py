@@ -213,7 +213,8 @@ class Status(BaseModel):
 class Health(BaseModel):
     """The service can answer, and with what."""
 
-    status: Literal["ok", "degraded"] = Field(description="`degraded`: without the champion.")
+    status: Literal["ok", "degraded"] = Field(description="`degraded`: without what is `missing`.")
+    missing: list[str]
     versions: dict[str, str]
     text_search: str = Field(description="`ready`, or why texts cannot be searched for.")
     checked: datetime

@@ -31,7 +31,8 @@ def ready(request: Request) -> Health:
     engine = request.app.state.holder.get()
     waiting: Any = getattr(engine.encode, "why_not", None)
     return Health(
-        status="degraded" if engine.champion is None else "ok",
+        status="degraded" if engine.missing else "ok",
+        missing=list(engine.missing),
         versions=dict(engine.versions),
         text_search="nothing published here encodes texts"
         if engine.encode is None

@@ -207,8 +207,8 @@ def test_metrics(tmp_path: Path) -> None:
 def test_health(tmp_path: Path) -> None:
     ready = service(tmp_path).get("/health/ready").json()
     assert (ready["status"], ready["text_search"]) == ("ok", "ready")
-    degraded = service(tmp_path, planted_engine(champion=None)).get("/health/ready").json()
-    assert degraded["status"] == "degraded"
+    degraded = service(tmp_path, planted_engine(missing=("index",))).get("/health/ready").json()
+    assert (degraded["status"], degraded["missing"]) == ("degraded", ["index"])
 
 
 def test_openapi_tells_all(tmp_path: Path) -> None:

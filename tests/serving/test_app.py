@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
@@ -190,6 +192,35 @@ def test_requests_are_answered_while_an_engine_loads(tmp_path: Path) -> None:
     assert holder.get().versions["recipe"] == "second"
 
 
+def test_what_was_missing_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path, recipe="whole")
+    broken, tried = True, 0
+
+    def load(home: Path) -> Engine:
+        nonlocal tried
+        tried += 1
+        if broken:
+            raise EngineError("the index is gone")
+        return toy(home)
+
+    def part(home: Path) -> Engine:
+        return replace(toy(home), versions={"recipe": "part"})
+
+    now = 100.0
+    monkeypatch.setattr("serving.published.monotonic", lambda: now)
+    holder = EngineHolder(tmp_path, load, part)
+    assert [holder.get().versions["recipe"] for _ in range(3)] == ["part"] * 3
+    assert tried == 1
+    now = 131.0
+    assert [holder.get().versions["recipe"] for _ in range(3)] == ["part"] * 3
+    assert tried == 2
+    broken, now = False, 162.0
+    assert holder.get().versions["recipe"] == "whole"
+    now = 1000.0
+    assert holder.get().versions["recipe"] == "whole"
+    assert tried == 3
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -254,6 +285,44 @@ def test_from_marts_to_an_answer(tmp_path: Path) -> None:
     assert (late["source"], late["reason"]) == ("popular", "history is 802.0 days old, older than 730")
     # These logs ended long ago: without a time of their own, real time makes every history too old.
     assert answer("u0")["source"] == "popular"
+
+
+def test_what_is_left_of_a_publication_is_served(tmp_path: Path) -> None:
+    from ml.evaluation.splits import split
+    from ml.recommenders import build
+    from ml.snapshot import load_snapshot, write_snapshot
+    from serving.feature_store import apply_definitions
+    from serving.materialize import materialize
+
+    _write_histories(tmp_path, {"u0": ["i1", "i2"], "u1": ["i1", "i3"], "u2": ["i1", "i3", "i2"]})
+    snapshot = load_snapshot(write_snapshot(tmp_path / "marts", None, None, tmp_path / "snapshots"))
+    for name, kind in (("model", "popularity"), ("heuristic", "transitions")):
+        recommender = build({"kind": kind})
+        recommender.fit(split(snapshot.histories, "full"), snapshot.catalogue, seed=0)
+        (tmp_path / name).mkdir()
+        recommender.save(tmp_path / name)
+        made_from = {"snapshot": snapshot.manifest.version}
+        write_manifest(tmp_path / name, Manifest(kind="model", version=name, inputs=made_from))
+    fields = {"model": "model", "snapshot": f"snapshots/{snapshot.folder.name}", "as_of": day(5).isoformat()}
+
+    def answer() -> tuple[str, str, str]:
+        publish(tmp_path, heuristic="heuristic", **fields)
+        with TestClient(create_app(tmp_path)) as client:
+            found = client.get("/users/u0/recommendations").json()
+            return client.get("/health").json()["status"], found["source"], found["reason"]
+
+    unreachable = "history is out of reach: the online store cannot be opened"
+    assert answer() == ("degraded", "popular", unreachable)
+    apply_definitions(tmp_path)
+    materialize(tmp_path, day(4))
+    assert answer() == ("ok", "champion", "history of 2 items")
+    weights = next((tmp_path / "model").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:20])
+    assert answer() == ("degraded", "heuristic", "the champion cannot be loaded; history of 2 items")
+    shutil.rmtree(tmp_path / "heuristic")
+    assert answer() == ("degraded", "popular", "the champion cannot be loaded")
+    with pytest.raises(EngineError):
+        load_engine(tmp_path)
 
 
 def test_parts_that_were_not_built_on_each_other_are_refused(tmp_path: Path) -> None:

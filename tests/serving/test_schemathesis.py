@@ -17,6 +17,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from serving.posted import EventDesk
+
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
