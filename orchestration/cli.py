@@ -18,6 +18,8 @@ from orchestration.settings import get_settings, home_from_environment
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 # Bound to the terminal now: while stages run, sys.stdout is a log file.
+_keys = typer.Typer(no_args_is_help=True, help="API keys of the service: add, list, remove.")
+app.add_typer(_keys, name="keys")
 _console = Console(file=sys.stdout, soft_wrap=True)
 
 
@@ -81,14 +83,32 @@ def ui(port: Annotated[int, typer.Option(help="Port on the loopback interface.")
 
 
 @app.command()
-def serve(port: Annotated[int, typer.Option(help="Port on the loopback interface.")] = 8080) -> None:
+def serve(
+    port: Annotated[int, typer.Option(help="Port.")] = 8080,
+    host: Annotated[
+        str | None, typer.Option(help="Address; by default TESSERA_HOST, else loopback. Others need keys.")
+    ] = None,
+) -> None:
     """Serve recommendations of this home over HTTP."""
     import uvicorn
 
+    from orchestration.keys import check_binding
+    from serving.logs import LOG_CONFIG
+
+    if host is not None:
+        os.environ["TESSERA_HOST"] = host
     with _one_line_errors():
         settings = get_settings()
-    os.environ["TESSERA_HOME"] = str(settings.home)
-    uvicorn.run("serving.app:create_app_from_env", factory=True, host="127.0.0.1", port=port)
+        service = check_binding(settings.home)
+    uvicorn.run(
+        "serving.app:create_app_from_env",
+        factory=True,
+        host=service.host,
+        port=port,
+        log_config=LOG_CONFIG,
+        access_log=False,
+        server_header=False,
+    )
 
 
 @app.command()
@@ -116,3 +136,34 @@ def erase(
 
     with _one_line_errors():
         erase_users(users or [], _console)
+
+
+@_keys.command("add")
+def add_key(
+    name: Annotated[str, typer.Argument(help="Whom it is for.")],
+    scope: Annotated[str, typer.Option(help="read, or write (which may read as well).")] = "read",
+) -> None:
+    """Make a key and print it, this once; only its hash is kept."""
+    from orchestration.keys import add
+
+    with _one_line_errors():
+        typer.echo(add(get_settings().home, name, scope))
+
+
+@_keys.command("list")
+def list_keys() -> None:
+    """Print name, scope and date of every key."""
+    from serving.keys import KeyFile
+
+    with _one_line_errors():
+        for key in KeyFile(get_settings().home).all():
+            typer.echo(f"{key.name}\t{key.scope}\t{key.created:%Y-%m-%d}")
+
+
+@_keys.command("remove")
+def remove_key(name: Annotated[str, typer.Argument(help="Whose.")]) -> None:
+    """Take a key away; it is refused from the next request on."""
+    from serving.keys import KeyFile
+
+    with _one_line_errors():
+        KeyFile(get_settings().home).remove(name)

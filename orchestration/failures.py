@@ -14,11 +14,13 @@ from orchestration.quality import QualityError
 from orchestration.settings import SettingsError
 from orchestration.simulate.config import SimulationError
 from serving.feature_store import FeatureStoreError
+from serving.keys import KeyFileError
 
 USER_ERRORS = (
     ArtifactError,
     FeatureStoreError,
     IngestError,
+    KeyFileError,
     QualityError,
     RecipeError,
     SettingsError,

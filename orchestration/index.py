@@ -21,6 +21,7 @@ from ml.artifacts import (
     hash_json,
     is_complete,
     publish,
+    read_manifest,
     set_current,
     write_json,
     write_manifest,
@@ -30,7 +31,9 @@ from ml.index import IndexSpec, Trial, load_index, make_live, publish_index, tun
 from ml.recommenders.base import Recommender
 from ml.snapshot import Catalogue, load_snapshot
 from ml.vectors.fused import fuse, load_vectors
-from orchestration.models import read_decision
+from ml.vectors.text import encoder_identity
+from orchestration.models import BASELINE, read_decision
+from orchestration.posted import landing_form
 from orchestration.settings import Settings
 
 _QUERIES = 500
@@ -182,6 +185,9 @@ def publish_recommendations(settings: Settings) -> Published:
             "snapshot": str(champion.snapshot.relative_to(settings.home)),
             "index": str(index.relative_to(settings.home)),
             "trie": str(trie.relative_to(settings.home)),
+            "heuristic": _heuristic(settings, champion),
+            "encoder": _text_encoder(settings, champion),
+            "landing": landing_form(settings),
             "recommendations": str(folder.relative_to(settings.home)),
             "popular": popular_items(champion, 500),
             "as_of": settings.now().isoformat() if settings.clock == "logs" else None,
@@ -189,6 +195,36 @@ def publish_recommendations(settings: Settings) -> Published:
     )
     rows_written = pq.read_metadata(folder / "recommendations.parquet").num_rows
     return Published(folder, champion.recipe, len(champion.user_ids), rows_written)
+
+
+def _heuristic(settings: Settings, champion: Champion) -> str | None:
+    """Return where the transition counts of the champion's snapshot are: what answers where the champion cannot."""
+    from ml.recipes import load_recipe
+    from ml.train import folder_of, train
+
+    if champion.recipe == BASELINE or not is_complete(champion.snapshot):
+        return None
+    threads = 1
+    folder = folder_of(
+        champion.snapshot, load_recipe(BASELINE), settings.models, settings.seed, threads=threads
+    )
+    if not is_complete(folder / "full"):
+        train(champion.snapshot, BASELINE, settings.models, settings.seed, ("full",), threads=threads)
+    return str((folder / "full").relative_to(settings.home))
+
+
+def _text_encoder(settings: Settings, champion: Champion) -> dict[str, str] | None:
+    """Return the encoder that made the text vectors of the champion's snapshot, if it is still here."""
+    version = read_manifest(champion.snapshot).recipe.get("text")
+    if version is None or not is_complete(settings.vectors / "text" / version):
+        return None
+    made_by = str(read_manifest(settings.vectors / "text" / version).recipe["encoder"])
+    tuned = sorted(str(path) for path in settings.encoders.glob("*") if is_complete(path))
+    for name in (settings.encoder, *tuned):
+        for precision in ("float32", "bfloat16"):
+            if made_by.startswith(f"{encoder_identity(name)}/{precision}"):
+                return {"name": name, "precision": precision}
+    return None
 
 
 def publish_champion(settings: Settings) -> Published:

@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from orchestration.simulate.config import SimulationConfig
+from serving.settings import ServiceSettings
 
 REPO = Path(__file__).resolve().parents[1]
 REMEMBERED = "settings.json"
@@ -33,7 +34,7 @@ def home_from_environment() -> Path:
 
 
 class Settings(BaseSettings):
-    """Settings of one home. Variables win over what ``TESSERA_HOME/settings.json`` remembers of the last demo.
+    """Settings of one home, beside those of the service (`serving.settings`). Variables win over what ``TESSERA_HOME/settings.json`` remembers of the last demo.
 
     Parameters
     ----------
@@ -286,14 +287,15 @@ def get_settings() -> Settings:
     SettingsError
         If a variable makes no sense; one line names each.
     """
-    known = {*Settings.model_fields, "datasets"}
+    known = {*Settings.model_fields, *ServiceSettings.model_fields, "datasets"}
     for name in os.environ:
         if name.startswith("TESSERA_") and name.removeprefix("TESSERA_").lower().split("__")[0] not in known:
             raise SettingsError(
-                f"{name} is not a setting; known are {', '.join(sorted(Settings.model_fields))}"
+                f"{name} is not a setting; known are {', '.join(sorted(known - {'datasets'}))}"
             )
     try:
         settings = Settings()
+        ServiceSettings()
     except ValidationError as error:
         causes = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise SettingsError(f"settings (TESSERA_*): {'; '.join(causes)}") from None

@@ -1,4 +1,4 @@
-"""The HTTP service: recommendations for a user, and whether it can give them."""
+"""The HTTP service: recommendations, search, events, and whether it can give them."""
 
 from __future__ import annotations
 
@@ -6,54 +6,30 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path as FilePath
-from typing import Annotated
+from functools import partial
+from pathlib import Path
 
-from fastapi import FastAPI, Path, Query, Request
+from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
 
 from ml.artifacts import package_versions
-from serving.engine import Engine, EngineError, Source
-from serving.published import EngineHolder, load_engine
+from serving.api import operations, routes
+from serving.api.metrics import Metrics
+from serving.api.middleware import Bounded, Observed
+from serving.api.problems import Problem, add_problem_handlers
+from serving.api.security import Gate
+from serving.engine import Engine, EngineError
+from serving.keys import KeyFile
+from serving.posted import EventDesk
+from serving.published import EngineHolder, load_engine, load_fallback, read_published
+from serving.settings import ServiceSettings
 
 _log = logging.getLogger(__name__)
 
 
-class Item(BaseModel):
-    """A recommended item."""
-
-    item_id: str
-    title: str = Field(description="Empty where the catalogue has none.")
-    score: float | None = Field(description="Comparable within one answer only; null for popular items.")
-
-
-class Answer(BaseModel):
-    """Recommendations for a user, best first."""
-
-    user_id: str
-    items: list[Item]
-    source: Source = Field(description="Who answered: the promoted recommender, or the popular items.")
-    reason: str = Field(description="Why that one answered.")
-    versions: dict[str, str] = Field(description="What the answer was made with.")
-
-
-class Health(BaseModel):
-    """The service can answer, and with what."""
-
-    status: str
-    versions: dict[str, str]
-
-
-class Problem(BaseModel):
-    """What went wrong, in one line."""
-
-    detail: str
-
-
-def create_app(home: FilePath, load: Callable[[FilePath], Engine] = load_engine) -> FastAPI:
+def create_app(
+    home: Path, load: Callable[[Path], Engine] | None = None, settings: ServiceSettings | None = None
+) -> FastAPI:
     """Make the service over what is published below ``home``.
 
     Parameters
@@ -61,9 +37,18 @@ def create_app(home: FilePath, load: Callable[[FilePath], Engine] = load_engine)
     home
         ``TESSERA_HOME``. Where nothing is published yet the service starts and says so, until something is.
     load
-        Makes the engine.
+        Makes the engine; by default from what is published, or of what is left of it.
+    settings
+        Switches; by default those of the environment.
     """
-    holder = EngineHolder(home, load)
+    settings = settings or ServiceSettings()
+    if load is None:
+        search = settings.text_search
+        holder = EngineHolder(
+            home, partial(load_engine, text_search=search), partial(load_fallback, text_search=search)
+        )
+    else:
+        holder = EngineHolder(home, load)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -75,50 +60,46 @@ def create_app(home: FilePath, load: Callable[[FilePath], Engine] = load_engine)
 
     app = FastAPI(
         title="Tessera",
-        summary="Recommendations for a user.",
+        summary="Recommendations for users and sessions, similar items, search, and events.",
         version=package_versions("tessera")["tessera"],
         lifespan=lifespan,
         # The pages of FastAPI's documentation load scripts from elsewhere; the schema itself does not.
         docs_url=None,
         redoc_url=None,
     )
-    app.add_exception_handler(EngineError, _not_ready)
-    app.add_exception_handler(RequestValidationError, _bad_request)
-    app.add_exception_handler(Exception, _failed)
-
-    @app.get(
-        "/users/{user_id:path}/recommendations", responses={422: {"model": Problem}, 503: {"model": Problem}}
-    )
-    def recommendations(
-        user_id: Annotated[str, Path(min_length=1, max_length=256)],
-        k: Annotated[int, Query(ge=1, le=100, description="Most items to return.")] = 10,
-    ) -> Answer:
-        """Return the best items for a user; what is popular for a user without a usable history."""
-        return Answer.model_validate(holder.get().recommend(user_id, k), from_attributes=True)
-
-    @app.get("/health", responses={503: {"model": Problem}})
-    def health() -> Health:
-        """Say whether requests can be answered."""
-        return Health(status="ok", versions=dict(holder.get().versions))
-
+    secret = settings.user_secret.get_secret_value() if settings.user_secret else None
+    app.state.holder = holder
+    app.state.desk = EventDesk(home, secret)
+    app.state.landing = lambda: read_published(home).landing
+    app.state.metrics = metrics = Metrics()
+    app.state.gate = Gate(settings, KeyFile(home))
+    add_problem_handlers(app)
+    for router in (routes.reading, routes.writing, routes.unversioned, operations.router):
+        app.include_router(router)
+    _document_problems(app)
+    app.add_middleware(Bounded, max_bytes=settings.max_request_bytes, seconds=settings.request_timeout)
+    app.add_middleware(Observed, metrics=metrics)
     return app
 
 
 def create_app_from_env() -> FastAPI:
     """Make the service over ``TESSERA_HOME`` (default ``.tessera``), for ``uvicorn --factory``."""
-    return create_app(FilePath(os.environ.get("TESSERA_HOME") or ".tessera").resolve())
+    return create_app(Path(os.environ.get("TESSERA_HOME") or ".tessera").resolve())
 
 
-async def _not_ready(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, status_code=503)
+def _document_problems(app: FastAPI) -> None:
+    """Put the schema of problems into the OpenAPI document, and take out FastAPI's own, which is never answered."""
+    made = app.openapi
 
+    def openapi() -> dict[str, object]:
+        document = made()
+        schemas = document["components"]["schemas"]
+        if "Problem" not in schemas:
+            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= problem.pop("$defs")
+            schemas["Problem"] = problem
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+        return document
 
-async def _bad_request(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    told = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors())
-    return JSONResponse({"detail": told}, status_code=422)
-
-
-async def _failed(_: Request, __: Exception) -> JSONResponse:
-    # The traceback goes to the log, where it is of use.
-    return JSONResponse({"detail": "internal error; the service's log says more"}, status_code=500)
+    app.openapi = openapi  # type: ignore[method-assign]

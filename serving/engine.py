@@ -1,78 +1,40 @@
-"""From a user to recommendations: the champion where it can answer, what is popular where it cannot."""
+"""From a user, a session, an item or a text to items: the champion first, then whoever can still answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml.histories import NO_ITEM, Histories
-from serving.features import History, UserFeatures
+from serving.answers import (
+    Champion,
+    Encode,
+    EngineError,
+    Lookup,
+    Recommendations,
+    RecommendedItem,
+    Search,
+    Source,
+    UnknownItemError,
+)
+from serving.diversity import mmr
+from serving.features import Clock, History, wall_clock
+from serving.items import ItemFacts, Wanted
 
-Source = Literal["champion", "popular"]
+__all__ = ["Engine", "EngineError", "Recommendations", "Search", "Source", "history_rows"]
 
-
-class EngineError(Exception):
-    """Nothing can be recommended yet; the message is one line that says what is missing."""
-
-
-class Champion(Protocol):
-    """What the engine needs of a recommender."""
-
-    def recommend(
-        self, histories: Histories, k: int, exclude_history: bool = True
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return items int32 [n, k] and scores float32 [n, k], best first; -1 and -inf where there are fewer."""
-        ...
-
-    def query_vectors(self, histories: Histories) -> NDArray[np.float32] | None:
-        """Return float32 [n, d] whose inner product with an item's vector is its score, or None."""
-        ...
-
-
-class Lookup(Protocol):
-    """What the engine needs of the feature look-up."""
-
-    def user(self, user_id: str) -> UserFeatures:
-        """Return what is known of a user."""
-        ...
-
-
-Search = Callable[[NDArray[np.float32], int], tuple[NDArray[np.int64], NDArray[np.float32]]]
-"""Queries float32 [n, d] and k to items [n, k] (-1 where there are fewer) and scores [n, k]."""
-
-
-@dataclass(frozen=True)
-class RecommendedItem:
-    """One item of an answer; popular items have no score."""
-
-    item_id: str
-    title: str
-    score: float | None
-
-
-@dataclass(frozen=True)
-class Recommendations:
-    """The answer to one request.
-
-    Parameters
-    ----------
-    source
-        Who answered.
-    reason
-        Why that one did, in words.
-    versions
-        What the answer was made with.
-    """
-
-    user_id: str
-    items: list[RecommendedItem]
-    source: Source
-    reason: str
-    versions: Mapping[str, str]
+_log = logging.getLogger(__name__)
+ANYTHING = Wanted()
+_POOL = 5
+"""Candidates for each item of a diverse answer."""
+_DEEPEST = 1024
+"""Candidates that a recommender is asked for at most when filters refuse what it gives."""
+_Found = list[tuple[int, float]]
 
 
 @dataclass
@@ -82,7 +44,7 @@ class Engine:
     Parameters
     ----------
     champion
-        The promoted recommender.
+        The promoted recommender; None where it cannot be loaded.
     lookup
         Where users' histories come from.
     item_ids, titles
@@ -90,14 +52,24 @@ class Engine:
     event_types
         Names of event types, by the index that the champion knows them under.
     popular
-        Item IDs for those the champion cannot answer, best first.
+        Item IDs for those whom no recommender can answer, best first.
     search
         Search over the champion's item vectors; None lets the champion score the whole catalogue.
     versions
         Told with every answer.
+    heuristic
+        What answers where the champion cannot.
+    facts
+        What is known of the items.
+    encode
+        Makes a query of a text; None where the catalogue has no text vectors.
+    clock
+        What counts as now.
+    missing
+        Parts of the publication that could not be loaded.
     """
 
-    champion: Champion
+    champion: Champion | None
     lookup: Lookup
     item_ids: Sequence[str]
     titles: Sequence[str]
@@ -105,6 +77,11 @@ class Engine:
     popular: Sequence[str]
     search: Search | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    heuristic: Champion | None = None
+    facts: ItemFacts = field(default_factory=ItemFacts)
+    encode: Encode | None = None
+    clock: Clock = wall_clock
+    missing: Sequence[str] = ()
     _index: dict[str, int] = field(init=False, repr=False)
     _types: dict[str, int] = field(init=False, repr=False)
 
@@ -112,8 +89,12 @@ class Engine:
         self._index = {item_id: place for place, item_id in enumerate(self.item_ids)}
         self._types = {name: place for place, name in enumerate(self.event_types)}
 
-    def recommend(self, user_id: str, k: int) -> Recommendations:
-        """Return the ``k`` best items that the user's known history does not hold.
+    def knows(self, item_id: str) -> bool:
+        """Tell whether the catalogue has an item."""
+        return item_id in self._index
+
+    def recommend(self, user_id: str, k: int, wanted: Wanted = ANYTHING) -> Recommendations:
+        """Return the ``k`` best items for a user.
 
         Parameters
         ----------
@@ -121,57 +102,209 @@ class Engine:
             Anyone: users without a usable history get what is popular.
         k
             Most items to return; at least 1.
+        wanted
+            What the answer may hold.
 
         Returns
         -------
         Recommendations
             Fewer than ``k`` items where the catalogue has no more.
         """
-        features = self.lookup.user(user_id)
+        try:
+            features = self.lookup.user(user_id)
+        except Exception:
+            _log.exception("the online store does not answer")
+            answer = self._popular(k, wanted, (), "the online store does not answer")
+            return replace(answer, user_id=user_id)
         history = features.history
         if history is None:
             why = features.absent.get("user_history", "unknown")
-            return self._popular(user_id, k, (), "unknown user" if why == "unknown" else f"history is {why}")
+            answer = self._popular(k, wanted, (), "unknown user" if why == "unknown" else f"history is {why}")
+        else:
+            answer = self.after(history, k, wanted)
+        return replace(answer, user_id=user_id, history_age=features.history_age)
+
+    def after(self, history: History, k: int, wanted: Wanted = ANYTHING) -> Recommendations:
+        """Return the ``k`` best items to follow a history, such as a session; see :meth:`recommend`."""
         if not history.items:
-            return self._popular(user_id, k, (), "no interaction yet")
+            return self._popular(k, wanted, (), "no interaction yet")
         known = history_rows(history, self._index, self._types)
         if known is None:
-            return self._popular(user_id, k, history.items, "no item of the history is known to the champion")
+            reason = "no item of the history is known to the champion"
+            return self._popular(k, wanted, history.items, reason)
         seen = {self._index[item_id] for item_id in history.items if item_id in self._index}
-        items, scores = self._ask(known, k, seen)
-        best = [
-            (item, score)
-            for item, score in zip(items.tolist(), scores.tolist(), strict=True)
-            if item != NO_ITEM and item not in seen
+        allowed = self._allowed(wanted, seen if wanted.exclude_seen else ())
+        missed = [] if self.champion is not None else ["the champion cannot be loaded"]
+        askers: list[tuple[Source, Champion | None, Search | None]] = [
+            ("champion", self.champion, self.search),
+            ("heuristic", self.heuristic, None),
         ]
-        if not best:
-            return self._popular(user_id, k, history.items, "the champion knows no further item")
-        answer = [RecommendedItem(self.item_ids[i], self.titles[i], score) for i, score in best[:k]]
-        reason = f"history of {len(known.items)} items"
-        return Recommendations(user_id, answer, "champion", reason, self.versions)
+        for source, recommender, search in askers:
+            if recommender is None:
+                continue
+            try:
+                found = self._candidates(recommender, search, known, self._pool(k, wanted), allowed, wanted)
+            except Exception:
+                _log.exception("the %s failed", source)
+                missed.append(f"the {source} failed")
+                continue
+            if found:
+                reason = "; ".join([*missed, f"history of {len(known.items)} items"])
+                return self._answer(found, k, wanted, source, reason, known.items.tolist())
+            missed.append(f"the {source} knows no further item")
+        return self._popular(k, wanted, history.items, "; ".join(missed))
 
-    def _ask(self, known: Histories, k: int, seen: set[int]) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Return candidates of one history, best first: enough that ``k`` remain once the seen ones are dropped."""
-        if self.search is not None and (query := self.champion.query_vectors(known)) is not None:
-            found, found_scores = self.search(query, min(k + len(seen), len(self.item_ids)))
-            return found[0], found_scores[0]
-        # The champion drops what it is shown itself; a wider answer than needed costs a generative one a wider beam.
-        unshown = seen.difference(known.items.tolist())
-        items, scores = self.champion.recommend(
-            known, min(k + len(unshown), len(self.item_ids)), exclude_history=True
+    def similar(self, item_id: str, k: int, wanted: Wanted = ANYTHING) -> Recommendations:
+        """Return the items whose vectors are most like that of an item, by cosine.
+
+        Raises
+        ------
+        UnknownItemError
+            If the catalogue has no such item.
+        """
+        if item_id not in self._index:
+            raise UnknownItemError(f"the catalogue has no item {item_id!r}")
+        item = self._index[item_id]
+        vector = self.facts.vectors_of([item])[0]
+        if not vector.any():
+            return self._popular(k, wanted, (item_id,), "the item has no vector")
+        found = self._nearest(
+            self.facts.vectors, vector, self._pool(k, wanted), self._allowed(wanted, {item})
         )
-        return items[0], scores[0]
+        return self._answer(found, k, wanted, "similar", "cosine of item vectors", [item])
 
-    def _popular(self, user_id: str, k: int, seen: Sequence[str], reason: str) -> Recommendations:
-        passed = set(seen)
-        chosen = [item_id for item_id in self.popular if item_id not in passed][:k]
-        items = [
-            RecommendedItem(
-                item_id, self.titles[self._index[item_id]] if item_id in self._index else "", None
+    def search_text(self, text: str, k: int, wanted: Wanted = ANYTHING) -> Recommendations:
+        """Return the items whose text vectors are most like that of a text, by cosine.
+
+        Raises
+        ------
+        EngineError
+            If there are no text vectors, or if what encodes texts cannot be used (yet).
+        """
+        if self.encode is None or not len(self.facts.text):
+            raise EngineError("text search is off: nothing published here encodes texts")
+        query = self.encode(text)
+        if query.shape != self.facts.text.shape[1:]:
+            raise EngineError("text search is off: the encoder does not fit the published text vectors")
+        found = self._nearest(self.facts.text, query, self._pool(k, wanted), self._allowed(wanted, ()))
+        return self._answer(found, k, wanted, "search", "cosine of text vectors")
+
+    def most_popular(self, k: int, wanted: Wanted = ANYTHING) -> Recommendations:
+        """Return what most users met."""
+        return self._popular(k, wanted, (), "users who met an item")
+
+    def newest(self, k: int, wanted: Wanted = ANYTHING) -> Recommendations:
+        """Return the items that the catalogue heard of last."""
+        allowed = self._allowed(wanted, ())
+        found = [(item, np.nan) for item in self.facts.latest if allowed[item]][: self._pool(k, wanted)]
+        return self._answer(found, k, wanted, "latest", "first appearance in catalogue or logs")
+
+    def _pool(self, k: int, wanted: Wanted) -> int:
+        return k * _POOL if wanted.diversity else k
+
+    def _allowed(self, wanted: Wanted, without: Iterable[int]) -> NDArray[np.bool_]:
+        """Return which items may come, bool [n_items]."""
+        allowed = self.facts.passing(wanted, len(self.item_ids))
+        banned = [*without, *(self._index[item] for item in wanted.exclude if item in self._index)]
+        allowed[banned] = False
+        return allowed
+
+    def _candidates(
+        self,
+        recommender: Champion,
+        search: Search | None,
+        known: Histories,
+        need: int,
+        allowed: NDArray[np.bool_],
+        wanted: Wanted,
+    ) -> _Found:
+        """Return up to ``need`` allowed items of one history, best first: asked for more while too few are allowed."""
+        query = recommender.query_vectors(known) if search is not None else None
+        shown = known.items if wanted.exclude_seen else known.items[:0]
+        ask: Callable[[int], tuple[NDArray[Any], NDArray[np.float32]]]
+        if search is not None and query is not None:
+            ask, refused = lambda depth: search(query, depth), int((~allowed).sum())
+        else:
+            # The recommender drops what it is shown itself; a wider answer than needed costs a generative one a wider beam.
+            ask = lambda depth: recommender.recommend(known, depth, exclude_history=wanted.exclude_seen)  # noqa: E731
+            refused = int((~allowed).sum() - (~allowed[np.unique(shown)]).sum())
+        deepest = min(max(_DEEPEST, need), len(self.item_ids))
+        # Few refused items (those seen) are allowed for at once; a filter refuses most, and they lie anywhere.
+        depth = min(need + (refused if refused <= need + len(known.items) else need), deepest)
+        while True:
+            items, scores = (rows[0] for rows in ask(depth))
+            found = [
+                (item, score)
+                for item, score in zip(items.tolist(), scores.tolist(), strict=True)
+                if item != NO_ITEM and allowed[item]
+            ]
+            if len(found) >= need or depth == deepest or NO_ITEM in items:
+                return found[:need]
+            depth = min(4 * depth, deepest)
+
+    def _nearest(
+        self, vectors: NDArray[np.float32], query: NDArray[np.float32], need: int, allowed: NDArray[np.bool_]
+    ) -> _Found:
+        cosines = np.where(allowed, vectors @ query, -np.inf)
+        best = np.argpartition(-cosines, need - 1)[:need] if need < len(cosines) else np.arange(len(cosines))
+        best = best[np.lexsort((best, -cosines[best]))]
+        return [(item, float(cosines[item])) for item in best.tolist() if allowed[item]]
+
+    def _popular(self, k: int, wanted: Wanted, seen: Sequence[str], reason: str) -> Recommendations:
+        passed = {*(seen if wanted.exclude_seen else ()), *wanted.exclude}
+        passing = self.facts.passing(wanted, len(self.item_ids))
+        plain = not wanted.categories and not wanted.in_stock
+        history = [self._index[item] for item in seen if item in self._index]
+        found: _Found = []
+        strangers: dict[int, str] = {}
+        for item_id in self.popular:
+            # A mart may know of items that the champion's catalogue does not have yet.
+            item = self._index.get(item_id, -1 - len(strangers))
+            if item_id in passed or not (passing[item] if item >= 0 else plain):
+                continue
+            if item < 0:
+                strangers[item] = item_id
+            found.append((item, np.nan))
+            if len(found) == self._pool(k, wanted):
+                break
+        return self._answer(found, k, wanted, "popular", reason, history, strangers)
+
+    def _answer(
+        self,
+        found: _Found,
+        k: int,
+        wanted: Wanted,
+        source: Source,
+        reason: str,
+        history: Sequence[int] = (),
+        strangers: Mapping[int, str] | None = None,
+    ) -> Recommendations:
+        """Put an answer together from candidates, best first; a score that is not a number is none."""
+        if wanted.diversity:
+            found = [found[place] for place in self._diverse(found, k, wanted.diversity)]
+        items = []
+        for item, score in found[:k]:
+            told = None if np.isnan(score) else score
+            if item < 0:
+                items.append(RecommendedItem((strangers or {})[item], "", told))
+                continue
+            explanation = (
+                self.facts.explain(item, list(dict.fromkeys(history)), self.item_ids, self.titles)
+                if wanted.explain
+                else None
             )
-            for item_id in chosen
-        ]
-        return Recommendations(user_id, items, "popular", reason, self.versions)
+            items.append(RecommendedItem(self.item_ids[item], self.titles[item], told, explanation))
+        return Recommendations(None, items, source, reason, self.versions)
+
+    def _diverse(self, found: _Found, k: int, diversity: float) -> list[int]:
+        """Return places among the candidates, by relevance and difference; without scores, rank is relevance."""
+        if not found:
+            return []
+        scores = np.array([score for _, score in found], np.float32)
+        relevance = -np.arange(len(found), dtype=np.float32) if np.isnan(scores).any() else scores
+        vectors = self.facts.vectors_of([max(item, 0) for item, _ in found]).copy()
+        vectors[[item < 0 for item, _ in found]] = 0
+        return mmr(relevance, vectors, k, diversity).tolist()
 
 
 def history_rows(history: History, index: Mapping[str, int], types: Mapping[str, int]) -> Histories | None:

@@ -45,12 +45,16 @@ class History:
 
 @dataclass(frozen=True)
 class UserFeatures:
-    """What is known of a user, and why the rest is not: ``absent`` maps a view to the reason in words."""
+    """What is known of a user, and why the rest is not: ``absent`` maps a view to the reason in words.
+
+    ``history_age`` is how old the history is.
+    """
 
     user_id: str
     history: History | None = None
     activity: Mapping[str, Any] | None = None
     absent: Mapping[str, str] = field(default_factory=dict)
+    history_age: timedelta | None = None
 
 
 @dataclass(frozen=True)
@@ -98,38 +102,45 @@ class FeatureLookup:
 
     def user(self, user_id: str) -> UserFeatures:
         """Return what is known of a user; everything is absent for a user who was never seen."""
-        values, absent = self._read("user_id", [user_id], ("user_activity", "user_history"))[0]
+        now = self._clock()
+        values, absent, written = self._read("user_id", [user_id], ("user_activity", "user_history"), now)[0]
         history = values.get("user_history")
         return UserFeatures(
             user_id=user_id,
             history=None if history is None else _history(history),
             activity=values.get("user_activity"),
             absent=absent,
+            history_age=None if history is None else now - written["user_history"],
         )
 
     def items(self, item_ids: Sequence[str]) -> list[ItemFeatures]:
         """Return what is known of each item, in the order given."""
-        rows = self._read("item_id", list(item_ids), ("item_stats",)) if item_ids else []
+        rows = self._read("item_id", list(item_ids), ("item_stats",), self._clock()) if item_ids else []
         return [
             ItemFeatures(item_id=item_id, stats=values.get("item_stats"), absent=absent)
-            for item_id, (values, absent) in zip(item_ids, rows, strict=True)
+            for item_id, (values, absent, _) in zip(item_ids, rows, strict=True)
         ]
 
     def _read(
-        self, key: str, entities: list[str], views: Sequence[str]
-    ) -> list[tuple[dict[str, dict[str, Any]], dict[str, str]]]:
-        """Return for each entity the values by view, and the reason by view that has none."""
+        self, key: str, entities: list[str], views: Sequence[str], now: datetime
+    ) -> list[tuple[dict[str, dict[str, Any]], dict[str, str], dict[str, datetime]]]:
+        """Return for each entity, by view, the values, or the reason why there are none, and when they were true."""
         keys = entity_keys(key, entities)
-        now = self._clock()
-        rows: list[tuple[dict[str, dict[str, Any]], dict[str, str]]] = [({}, {}) for _ in entities]
+        rows: list[tuple[dict[str, dict[str, Any]], dict[str, str], dict[str, datetime]]] = [
+            ({}, {}, {}) for _ in entities
+        ]
         for view in views:
             names = self._features[view]
-            for (written, stored), (values, absent) in zip(self._online(view, keys), rows, strict=True):
+            for (written, stored), (values, absent, times) in zip(
+                self._online(view, keys), rows, strict=True
+            ):
                 if reason := self._refusal(view, written, now):
                     absent[view] = reason
                 else:
                     assert stored is not None
+                    assert written is not None
                     values[view] = {name: decode(stored[name]) for name in names}
+                    times[view] = written
         return rows
 
     def _online(self, view: str, keys: list[Any]) -> list[tuple[datetime | None, dict[str, Any] | None]]:

@@ -5,20 +5,37 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from ml.artifacts import ArtifactError, check_made_from, hash_folder, read_json
-from serving.engine import Engine, EngineError, Search
-from serving.features import Clock, FeatureLookup, wall_clock
+from ml.histories import Histories
+from serving.answers import Champion, Encode, EngineError, Lookup, Search
+from serving.engine import Engine
+from serving.features import Clock, FeatureLookup, UserFeatures, wall_clock
+from serving.inbox import LandingForm
+from serving.items import load_facts
+from serving.text_queries import query_encoder
 
 if TYPE_CHECKING:
     from ml.snapshot import Snapshot
 
 CHAMPION = "champion.json"
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_AGAIN_S = 30.0
+
+
+class TextEncoder(BaseModel):
+    """What made the text vectors of the snapshot: an encoder by name or path, and what it computed in."""
+
+    name: str
+    precision: str = "float32"
 
 
 class Published(BaseModel):
@@ -36,8 +53,14 @@ class Published(BaseModel):
         Folder of the item index; None where the champion scores the catalogue itself.
     trie
         Folder of the trie of valid semantic IDs; None where there are none.
+    heuristic
+        Folder of the recommender that answers where the champion cannot; None where there is none.
     popular
         Item IDs, most popular first.
+    encoder
+        What made the snapshot's text vectors; None where texts cannot be searched for.
+    landing
+        In which form posted events land, for the next night to read.
     as_of
         The time that counts as now when ages are checked, for logs that ended in the past; None is real time.
     """
@@ -47,11 +70,14 @@ class Published(BaseModel):
     snapshot: str
     index: str | None = None
     trie: str | None = None
+    heuristic: str | None = None
     popular: list[str] = []
+    encoder: TextEncoder | None = None
+    landing: LandingForm = LandingForm()
     as_of: AwareDatetime | None = None
 
 
-def load_engine(home: Path, clock: Clock | None = None) -> Engine:
+def load_engine(home: Path, clock: Clock | None = None, text_search: bool = False) -> Engine:
     """Load what is published below ``home``.
 
     Parameters
@@ -60,6 +86,8 @@ def load_engine(home: Path, clock: Clock | None = None) -> Engine:
         ``TESSERA_HOME``.
     clock
         What counts as now; by default what the publication says.
+    text_search
+        Whether to load the text encoder, in the background.
 
     Raises
     ------
@@ -82,19 +110,121 @@ def load_engine(home: Path, clock: Clock | None = None) -> Engine:
         built_on = {"model": hash_folder(model), "snapshot": version}
         search = _index_search(home / published.index, snapshot, built_on) if published.index else None
         lookup = FeatureLookup(home, clock=clock or _clock(published))
+        heuristic = _heuristic(home, published, snapshot)
+        return _engine(home, published, snapshot, champion, lookup, search, heuristic, clock, text_search)
     except (ArtifactError, FeatureStoreError) as error:
         raise EngineError(str(error)) from error
+
+
+def load_fallback(home: Path, clock: Clock | None = None, text_search: bool = False) -> Engine:
+    """Load of what is published whatever can be loaded, for where :func:`load_engine` fails and nothing was served before.
+
+    Without the online store nobody has a history; without the index the champion scores the catalogue itself; without
+    the champion the heuristic answers.
+
+    Raises
+    ------
+    EngineError
+        If there is not even a snapshot.
+    """
+    from ml.recommenders import load_recommender
+    from ml.snapshot import load_snapshot
+
+    published = read_published(home)
+    try:
+        snapshot = load_snapshot(home / published.snapshot)
+    except ArtifactError as error:
+        raise EngineError(str(error)) from error
+    model, version = home / published.model, snapshot.manifest.version
+
+    def load_champion() -> Champion:
+        check_made_from(model, {"snapshot": version})
+        return load_recommender(model, snapshot.catalogue)
+
+    def load_search() -> Search | None:
+        built_on = {"model": hash_folder(model), "snapshot": version}
+        return _index_search(home / published.index, snapshot, built_on) if published.index else None
+
+    champion = _attempt("champion", load_champion)
+    search = _attempt("index", load_search) if champion is not None else None
+    heuristic = _attempt("heuristic", lambda: _heuristic(home, published, snapshot))
+    lookup = _attempt("online store", lambda: FeatureLookup(home, clock=clock or _clock(published)))
+    parts = {"champion": champion, "online store": lookup, "index": search or not published.index}
+    engine = _engine(
+        home, published, snapshot, champion, lookup or _Nobody(), search, heuristic, clock, text_search
+    )
+    engine.missing = tuple(name for name, part in parts.items() if not part)
+    return engine
+
+
+def _attempt(what: str, load: Callable[[], _T]) -> _T | None:
+    try:
+        return load()
+    except Exception as error:
+        _log.error("serving without the %s: %s", what, error)
+        return None
+
+
+class _Nobody:
+    """A look-up that knows nobody."""
+
+    def user(self, user_id: str) -> UserFeatures:
+        return UserFeatures(
+            user_id, absent={"user_history": "out of reach: the online store cannot be opened"}
+        )
+
+
+def _engine(
+    home: Path,
+    published: Published,
+    snapshot: Snapshot,
+    champion: Champion | None,
+    lookup: Lookup,
+    search: Search | None,
+    heuristic: Champion | None,
+    clock: Clock | None,
+    text_search: bool,
+) -> Engine:
     versions = {"recipe": published.recipe, "model": published.model, "snapshot": published.snapshot}
+    parts = {
+        "index": published.index if search else None,
+        "heuristic": published.heuristic if heuristic else None,
+    }
+    catalogue = snapshot.catalogue
+    encode: Encode | None = None
+    if text_search and published.encoder is not None and catalogue.text.shape[1]:
+        encode = query_encoder(published.encoder.name, published.encoder.precision)
     return Engine(
         champion=champion,
         lookup=lookup,
-        item_ids=snapshot.catalogue.item_ids,
-        titles=snapshot.catalogue.titles,
+        item_ids=catalogue.item_ids,
+        titles=catalogue.titles,
         event_types=snapshot.event_type_names,
-        popular=published.popular,
+        popular=_all_popular(published.popular, snapshot.histories, catalogue.item_ids),
         search=search,
-        versions=versions | ({"index": published.index} if published.index else {}),
+        versions=versions | {name: part for name, part in parts.items() if part},
+        heuristic=heuristic,
+        facts=load_facts(home, catalogue),
+        encode=encode,
+        clock=clock or _clock(published),
     )
+
+
+def _heuristic(home: Path, published: Published, snapshot: Snapshot) -> Champion | None:
+    from ml.recommenders import load_recommender
+
+    if published.heuristic is None or published.heuristic == published.model:
+        return None
+    check_made_from(home / published.heuristic, {"snapshot": snapshot.manifest.version})
+    return load_recommender(home / published.heuristic, snapshot.catalogue)
+
+
+def _all_popular(published: list[str], histories: Histories, item_ids: list[str]) -> list[str]:
+    """Return the published items, then the others that anybody met, so that filters find some too."""
+    counts = np.bincount(histories.items, minlength=len(item_ids))
+    first = set(published)
+    rest = (item_ids[i] for i in np.argsort(-counts, kind="stable") if counts[i])
+    return [*published, *(item for item in rest if item not in first)]
 
 
 def read_published(home: Path) -> Published:
@@ -129,14 +259,24 @@ class EngineHolder:
         ``TESSERA_HOME``.
     load
         Makes the engine.
+    fallback
+        Makes an engine of what is left where the first one cannot be made; None makes none.
     """
 
-    def __init__(self, home: Path, load: Callable[[Path], Engine] = load_engine) -> None:
+    def __init__(
+        self,
+        home: Path,
+        load: Callable[[Path], Engine] = load_engine,
+        fallback: Callable[[Path], Engine] | None = None,
+    ) -> None:
         self._home = home
         self._load = load
+        self._fallback = fallback
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._seen: tuple[int, int, int] | None = None
+        # When to try again for all of it, while what is served is only a part.
+        self._again_at = inf
 
     def get(self) -> Engine:
         """Return the engine.
@@ -148,13 +288,13 @@ class EngineHolder:
         """
         mark = self._mark()
         engine = self._engine
-        if engine is not None and mark == self._seen:
+        if engine is not None and mark == self._seen and monotonic() < self._again_at:
             return engine
         if not self._lock.acquire(blocking=engine is None):
             assert engine is not None
             return engine
         try:
-            if self._engine is None or mark != self._seen:
+            if self._engine is None or mark != self._seen or monotonic() >= self._again_at:
                 self._refresh(mark)
             assert self._engine is not None
             return self._engine
@@ -163,12 +303,18 @@ class EngineHolder:
 
     def _refresh(self, mark: tuple[int, int, int] | None) -> None:
         try:
-            self._engine = self._load(self._home)
+            self._engine, self._again_at = self._load(self._home), inf
         except Exception as error:
             if self._engine is None:
-                raise
-            # What failed to load is not tried again before it changes.
-            _log.error("the new publication cannot be loaded, the one before it stays: %s", error)
+                if self._fallback is None:
+                    raise
+                self._engine, self._again_at = self._fallback(self._home), 0
+                _log.error("serving what is left of the publication: %s", error)
+            else:
+                _log.error("the new publication cannot be loaded, the one before it stays: %s", error)
+            if self._again_at < inf:
+                self._again_at = monotonic() + _AGAIN_S
+        # What failed to load as a whole is not tried again before it changes.
         self._seen = mark
 
     def _mark(self) -> tuple[int, int, int] | None:

@@ -57,7 +57,7 @@ def find_files(pattern: str, data_dir: Path) -> list[LandedFile]:
     if not data_dir.is_dir():
         raise IngestError(f"{data_dir}: there is no such folder of landing files")
     form = day_format(pattern)
-    expression = re.compile("".join(_expression(part, form) for part in _PART.findall(pattern)))
+    expression = _compiled(pattern)
     with one_line_errors(f"cannot list {data_dir}"):
         found = list(_matches(expression, _fixed_folder(pattern), data_dir, form))
     return sorted(found, key=lambda file: file.name)
@@ -66,6 +66,16 @@ def find_files(pattern: str, data_dir: Path) -> list[LandedFile]:
 def expected_name(pattern: str, day: date) -> str:
     """Return the name that the file of ``day`` should have."""
     return re.sub(r"\{[^{}]*\}", day.strftime(day_format(pattern) or ""), pattern)
+
+
+def takes(pattern: str, name: str) -> bool:
+    """Tell whether a pattern names a file of this name."""
+    return _compiled(pattern).fullmatch(name) is not None
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    form = day_format(pattern)
+    return re.compile("".join(_expression(part, form) for part in _PART.findall(pattern)))
 
 
 def _expression(part: str, form: str | None) -> str:

@@ -97,6 +97,11 @@ def test_index_and_trie_of_another_champion_are_not_published(settings: Settings
     publish_recommendations(settings)
     standing = read_json(settings.home / "champion.json")
     assert standing["trie"] == f"tries/{first_trie.name}"
+    # What answers where the champion cannot is there, and of the same snapshot.
+    made = read_manifest(settings.home / standing["heuristic"])
+    assert made.inputs["snapshot"] == Path(standing["snapshot"]).name
+    assert Path(standing["heuristic"]).parts[:2] == ("models", "transitions")
+    assert (standing["encoder"], standing["landing"]["path"]) == (None, "landing/events/{day}.posted.jsonl")
     choose(settings, "second")
     with pytest.raises(ArtifactError, match="was built on model"):
         publish_recommendations(settings)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from ml.artifacts import Manifest, hash_folder, write_json, write_manifest
 from serving.app import create_app, create_app_from_env
 from serving.engine import Engine, EngineError
 from serving.features import UserFeatures
+from serving.items import ItemFacts
 from serving.published import EngineHolder, load_engine, read_published
 
 TIME = pa.timestamp("us", "UTC")
@@ -43,7 +47,23 @@ def toy(home: Path) -> Engine:
     published = read_published(home)
     titles = [f"Tea {n}" for n in range(200)]
     items = [f"i{n}" for n in range(200)]
-    return Engine(Champion(), Lookup(), items, titles, ["view"], items, versions={"recipe": published.recipe})
+    facts = ItemFacts(text=np.eye(200, 3, dtype=np.float32))
+    versions = {"recipe": published.recipe}
+    return Engine(
+        Champion(),
+        Lookup(),
+        items,
+        titles,
+        ["view"],
+        items,
+        versions=versions,
+        facts=facts,
+        encode=no_encoder,
+    )
+
+
+def no_encoder(_: str) -> Any:
+    raise RuntimeError("secret detail")
 
 
 def publish(home: Path, **fields: Any) -> None:
@@ -63,8 +83,8 @@ def test_answers(client: TestClient) -> None:
         assert found.json() == {
             "user_id": "ann",
             "items": [
-                {"item_id": "i0", "title": "Tea 0", "score": None},
-                {"item_id": "i1", "title": "Tea 1", "score": None},
+                {"item_id": "i0", "title": "Tea 0", "score": None, "explanation": None},
+                {"item_id": "i1", "title": "Tea 1", "score": None, "explanation": None},
             ],
             "source": "popular",
             "reason": "unknown user",
@@ -73,7 +93,9 @@ def test_answers(client: TestClient) -> None:
         assert len(client.get("/users/ann/recommendations").json()["items"]) == 10
         assert len(client.get("/users/ann/recommendations?k=100").json()["items"]) == 100
         assert client.get("/users/a%2Fb%20c/recommendations").json()["user_id"] == "a/b c"
-        assert client.get("/health").json() == {"status": "ok", "versions": {"recipe": "toy"}}
+        assert client.get("/v1/users/ann/recommendations?k=2").json() == found.json()
+        assert client.get("/health").json()["status"] == "ok"
+        assert client.get("/health").json()["versions"] == {"recipe": "toy"}
 
 
 @pytest.mark.parametrize(
@@ -90,15 +112,27 @@ def test_answers(client: TestClient) -> None:
 )
 def test_bad_requests_are_told_in_one_line(client: TestClient, path: str, detail: str) -> None:
     found = client.get(path)
-    assert (found.status_code, found.json()) == (422, {"detail": detail})
+    field, _, told = detail.partition(": ")
+    assert found.headers["content-type"] == "application/problem+json"
+    problem = found.json()
+    assert found.headers["x-request-id"] == problem.pop("request_id")
+    assert problem == {
+        "type": "urn:tessera:bad-request",
+        "title": HTTPStatus(422).phrase,
+        "status": found.status_code,
+        "detail": detail,
+        "errors": [{"field": field, "detail": told}],
+    }
 
 
 def test_failures_keep_their_details_to_the_log(client: TestClient) -> None:
-    found = client.get("/users/broken/recommendations")
-    assert (found.status_code, found.json()) == (
-        500,
-        {"detail": "internal error; the service's log says more"},
-    )
+    found = client.get("/v1/search?q=broken")
+    assert found.status_code == 500
+    assert found.json()["detail"] == "internal error; the service's log says more"
+    assert "secret" not in found.text
+    # Who cannot be looked up is a stranger.
+    answer = client.get("/users/broken/recommendations").json()
+    assert (answer["source"], answer["reason"]) == ("popular", "the online store does not answer")
 
 
 def test_not_ready_until_something_is_published(tmp_path: Path) -> None:
@@ -156,6 +190,35 @@ def test_requests_are_answered_while_an_engine_loads(tmp_path: Path) -> None:
     thread.join()
     assert found == ["second"]
     assert holder.get().versions["recipe"] == "second"
+
+
+def test_what_was_missing_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path, recipe="whole")
+    broken, tried = True, 0
+
+    def load(home: Path) -> Engine:
+        nonlocal tried
+        tried += 1
+        if broken:
+            raise EngineError("the index is gone")
+        return toy(home)
+
+    def part(home: Path) -> Engine:
+        return replace(toy(home), versions={"recipe": "part"})
+
+    now = 100.0
+    monkeypatch.setattr("serving.published.monotonic", lambda: now)
+    holder = EngineHolder(tmp_path, load, part)
+    assert [holder.get().versions["recipe"] for _ in range(3)] == ["part"] * 3
+    assert tried == 1
+    now = 131.0
+    assert [holder.get().versions["recipe"] for _ in range(3)] == ["part"] * 3
+    assert tried == 2
+    broken, now = False, 162.0
+    assert holder.get().versions["recipe"] == "whole"
+    now = 1000.0
+    assert holder.get().versions["recipe"] == "whole"
+    assert tried == 3
 
 
 @pytest.mark.parametrize(
@@ -222,6 +285,44 @@ def test_from_marts_to_an_answer(tmp_path: Path) -> None:
     assert (late["source"], late["reason"]) == ("popular", "history is 802.0 days old, older than 730")
     # These logs ended long ago: without a time of their own, real time makes every history too old.
     assert answer("u0")["source"] == "popular"
+
+
+def test_what_is_left_of_a_publication_is_served(tmp_path: Path) -> None:
+    from ml.evaluation.splits import split
+    from ml.recommenders import build
+    from ml.snapshot import load_snapshot, write_snapshot
+    from serving.feature_store import apply_definitions
+    from serving.materialize import materialize
+
+    _write_histories(tmp_path, {"u0": ["i1", "i2"], "u1": ["i1", "i3"], "u2": ["i1", "i3", "i2"]})
+    snapshot = load_snapshot(write_snapshot(tmp_path / "marts", None, None, tmp_path / "snapshots"))
+    for name, kind in (("model", "popularity"), ("heuristic", "transitions")):
+        recommender = build({"kind": kind})
+        recommender.fit(split(snapshot.histories, "full"), snapshot.catalogue, seed=0)
+        (tmp_path / name).mkdir()
+        recommender.save(tmp_path / name)
+        made_from = {"snapshot": snapshot.manifest.version}
+        write_manifest(tmp_path / name, Manifest(kind="model", version=name, inputs=made_from))
+    fields = {"model": "model", "snapshot": f"snapshots/{snapshot.folder.name}", "as_of": day(5).isoformat()}
+
+    def answer() -> tuple[str, str, str]:
+        publish(tmp_path, heuristic="heuristic", **fields)
+        with TestClient(create_app(tmp_path)) as client:
+            found = client.get("/users/u0/recommendations").json()
+            return client.get("/health").json()["status"], found["source"], found["reason"]
+
+    unreachable = "history is out of reach: the online store cannot be opened"
+    assert answer() == ("degraded", "popular", unreachable)
+    apply_definitions(tmp_path)
+    materialize(tmp_path, day(4))
+    assert answer() == ("ok", "champion", "history of 2 items")
+    weights = next((tmp_path / "model").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:20])
+    assert answer() == ("degraded", "heuristic", "the champion cannot be loaded; history of 2 items")
+    shutil.rmtree(tmp_path / "heuristic")
+    assert answer() == ("degraded", "popular", "the champion cannot be loaded")
+    with pytest.raises(EngineError):
+        load_engine(tmp_path)
 
 
 def test_parts_that_were_not_built_on_each_other_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The HTTP face of the engine: models, routes, and what stands around them."""

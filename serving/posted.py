@@ -1,0 +1,175 @@
+"""Posted events: kept for the night, and put online at once."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TimedOut
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ml.artifacts import ArtifactError, read_json
+from serving.answers import EngineError
+from serving.engine import Engine
+from serving.inbox import Inbox, LandingForm
+from serving.push import PushedEvent, push_events
+
+_log = logging.getLogger(__name__)
+_DIGITS = 32
+_PUSH_WAIT_S = 1.0
+"""A push waits for as long as a night writes; a caller does not."""
+
+
+class FutureEventError(Exception):
+    """An event lies in the future; the message is one line."""
+
+
+@dataclass(frozen=True)
+class PostedEvent:
+    """Something a user did; ``time`` is now where it is not told. Field names are those of the canonical event."""
+
+    event_id: str
+    user_id: str
+    event_type: str
+    item_id: str | None = None
+    time: datetime | None = None
+    session_id: str | None = None
+    value: float | None = None
+    query: str | None = None
+    position: int | None = None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of events.
+
+    Parameters
+    ----------
+    accepted, duplicates
+        Events that are on disk now, and events whose ids were there already.
+    online
+        Events that the next request sees.
+    reason
+        Why others are not seen before the next night; empty where all are.
+    """
+
+    accepted: int
+    duplicates: int
+    online: int
+    reason: str
+
+
+class EventDesk:
+    """Takes events in.
+
+    Parameters
+    ----------
+    home
+        ``TESSERA_HOME``.
+    secret
+        What user ids are hashed with on their way into the lake; None leaves them as they are.
+    push
+        Puts events online.
+    """
+
+    def __init__(self, home: Path, secret: str | None = None, push: Callable[..., int] = push_events) -> None:
+        self._home = home
+        self._secret = secret
+        self._push = push
+        self._lock = threading.Lock()
+        self._inbox: tuple[LandingForm, Inbox] | None = None
+        # One at a time: the store has one writer, and readers need the other threads.
+        self._pusher = ThreadPoolExecutor(1, "push")
+
+    def known_as(self, user_id: str) -> str:
+        """Return what a user is called in the lake, and so online: see ``orchestration.ingest.users``."""
+        if self._secret is None:
+            return user_id
+        digest = hmac.new(self._secret.encode(), user_id.encode(), hashlib.sha256)
+        return digest.hexdigest()[:_DIGITS]
+
+    def take(self, events: Sequence[PostedEvent], engine: Engine, form: LandingForm) -> Receipt:
+        """Write events down, then put those online that histories are made of.
+
+        Events of users who were erased are left out. Events that were there already are put online again, which
+        changes nothing, unless it had failed before.
+
+        Raises
+        ------
+        FutureEventError
+            If an event lies in the future; nothing is taken then.
+        EngineError
+            If they cannot be written down.
+        """
+        now = engine.clock()
+        if late := next((event for event in events if event.time is not None and event.time > now), None):
+            raise FutureEventError(f"event {late.event_id!r} lies in the future of {now.isoformat()}")
+        erased = self._erased([self.known_as(event.user_id) for event in events])
+        kept = [event for event, gone in zip(events, erased, strict=True) if not gone]
+        try:
+            with self._lock:
+                new = self._inbox_of(form).add([_canonical(event, now) for event in kept], now)
+        except OSError as error:
+            _log.exception("posted events cannot be written")
+            raise EngineError("events cannot be written down now, send them again later") from error
+        shown = [
+            PushedEvent(self.known_as(event.user_id), event.item_id, event.event_type, event.time or now)
+            for event in kept
+            if event.item_id is not None and event.event_type in engine.event_types
+        ]
+        online, reason = len(shown), self._put_online(shown, engine)
+        if reason:
+            online = 0
+        elif online < len(kept):
+            reason = f"histories are made of {', '.join(sorted(engine.event_types))}"
+        return Receipt(sum(new), len(new) - sum(new), online, reason)
+
+    def _put_online(self, events: list[PushedEvent], engine: Engine) -> str:
+        """Return why events are not online (yet), or nothing if they are."""
+        if not events:
+            return ""
+        done: Future[int] = self._pusher.submit(self._push, self._home, events, engine.clock)
+        try:
+            done.result(_PUSH_WAIT_S)
+        except TimedOut:
+            done.add_done_callback(_log_failure)
+            return "the online store is being written; they follow when that is done"
+        except Exception:
+            _log.exception("posted events are not online")
+            return "the online store does not take them; they are kept for the next night"
+        return ""
+
+    def _inbox_of(self, form: LandingForm) -> Inbox:
+        if self._inbox is None or self._inbox[0] != form:
+            self._inbox = form, Inbox(self._home, form)
+        return self._inbox[1]
+
+    def _erased(self, user_ids: list[str]) -> list[bool]:
+        """Tell who was erased: ``TESSERA_HOME/erased.json`` holds salted digests."""
+        path = self._home / "erased.json"
+        if not path.exists():
+            return [False] * len(user_ids)
+        try:
+            found = read_json(path)
+            salt, digests = bytes.fromhex(found["salt"]), set(found["digests"])
+        except (ArtifactError, KeyError, TypeError, ValueError):
+            _log.exception("the list of erased users cannot be read")
+            raise EngineError("events cannot be taken now: the list of erased users cannot be read") from None
+        return [hashlib.sha256(salt + user.encode()).hexdigest() in digests for user in user_ids]
+
+
+def _canonical(event: PostedEvent, now: datetime) -> dict[str, Any]:
+    told = dict(vars(event))
+    told["event_ts"] = told.pop("time") or now
+    return told
+
+
+def _log_failure(done: Future[int]) -> None:
+    if (error := done.exception()) is not None:
+        _log.error("posted events are not online: %s", error)
