@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -153,7 +154,7 @@ def beside(size: str, normalise: str, model: Any, asked: Asked, batches: list[in
     lists, took = timed(lambda: ours.recommend(asked.histories, asked.k, exclude_history=False))
     peers = {}
     for batch in batches:
-        theirs, peers[batch] = timed(lambda batch=batch: generate(model, asked, batch, arguments))
+        theirs, peers[batch] = timed(partial(generate, model, asked, batch, arguments))
         told = agreement(lists, theirs)
     best = min(peers, key=lambda batch: peers[batch].seconds)
     extra = {
@@ -258,7 +259,7 @@ def latency(size: str, made: Generative, asked: Asked, calls: int) -> Row:
     took = []
     for call in range(calls + 10):
         row = asked.histories.rows(np.array([call % len(asked.histories)]))
-        took.append(timed(lambda row=row: made.recommend(row, 10))[1])
+        took.append(timed(partial(made.recommend, row, 10))[1])
     p50, p99 = np.percentile([each.seconds * 1000 for each in took[10:]], [50, 99])
     cpu = float(np.median([each.cpu * 1000 for each in took[10:]]))
     extra = {"calls": calls, "p99": round(float(p99), 2), "cpu_ms": round(cpu, 2)}
@@ -271,11 +272,11 @@ def trie_share(size: str, made: Generative, asked: Asked) -> Row:
     find = Trie.children
 
     def children(
-        trie: Trie, depth: int, nodes: torch.Tensor
+        self: Trie, depth: int, nodes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         nonlocal spent
         start = time.perf_counter()
-        found = find(trie, depth, nodes)
+        found = find(self, depth, nodes)
         spent += time.perf_counter() - start
         return found
 

@@ -13,7 +13,12 @@ from ml.vectors.encoder import TuningParams
 
 
 def test_few_users_bring_only_their_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    log = Log(["b", "a"], Histories.of([[3, 1], [2]]), [{"title": name} for name in ("w", "x", "y", "z")])
+    log = Log(
+        ["b", "a"],
+        Histories.of([[3, 1], [2]]),
+        [{"title": name} for name in ("w", "x", "y", "z")],
+        ["rating"],
+    )
     monkeypatch.setattr(vectors, "read_log", lambda folder: log)
     histories, texts = read(Path("any"))
     assert (histories.items.tolist(), texts) == ([3, 1, 2], ["w", "x", "y", "z"])
