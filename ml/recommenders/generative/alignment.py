@@ -122,7 +122,7 @@ class DirectParams(AlignmentParams):
 class IterativeParams(AlignmentParams):
     """Parameters of alignment with a reward: of what beam search finds, the best is preferred to the worst.
 
-    OneRec (Deng et al., 2025, arXiv:2502.18965, section 3.4).
+    OneRec (Deng et al., 2025, arXiv:2502.18965).
 
     Parameters
     ----------

@@ -82,7 +82,7 @@ class Identifiers(nn.Module):
     """A network that is trained on several IDs of every item.
 
     The influence of an identifier's data upon the loss of what is held out, told under the IDs that are served, is to
-    first order the product of the two gradients (the paper's section 3.2.2). Only ratios between identifiers count, so
+    first order the product of the two gradients. Only ratios between identifiers count, so
     the products of one look are divided by their mean size; looks are averaged.
     """
 

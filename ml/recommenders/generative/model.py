@@ -39,15 +39,15 @@ from ml.recommenders.generative.objectives.prior_heads import PriorHeadsParams
 from ml.recommenders.generative.objectives.session import SessionParams
 from ml.recommenders.generative.objectives.sparse_dense import SparseDenseParams
 from ml.recommenders.generative.objectives.token_set import TokenSetParams
-from ml.recommenders.generative.pair_tokens import PairTokensParams
 from ml.recommenders.generative.parts import Facts
-from ml.recommenders.generative.set_tokens import SetTokensParams
 from ml.recommenders.generative.stages import Course, FineTuningParams
-from ml.recommenders.generative.tokens import CodeTokensParams
-from ml.recommenders.generative.tokens_behaviour import BehaviourTokensParams
-from ml.recommenders.generative.tokens_disentangled import DisentangledTokensParams
-from ml.recommenders.generative.tokens_session import SessionTokensParams
-from ml.recommenders.generative.tokens_text import TextTokensParams
+from ml.recommenders.generative.tokens.behaviour import BehaviourTokensParams
+from ml.recommenders.generative.tokens.codes import CodeTokensParams
+from ml.recommenders.generative.tokens.disentangled import DisentangledTokensParams
+from ml.recommenders.generative.tokens.pairs import PairTokensParams
+from ml.recommenders.generative.tokens.session import SessionTokensParams
+from ml.recommenders.generative.tokens.sets import SetTokensParams
+from ml.recommenders.generative.tokens.text import TextTokensParams
 from ml.recommenders.generative.trie import build_trie
 from ml.recommenders.training import TrainingParams, train_network, validation_score
 

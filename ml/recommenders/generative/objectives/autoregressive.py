@@ -37,8 +37,7 @@ class AutoregressiveParams(PartParams):
         See `ml.recommenders.generative.beam.beam_search`; training and decoding do the same. ``trie`` is the softmax
         over permissible codes of MSCGRec (arXiv:2602.03713).
     temperature
-        Of the softmax over codes in training; below 1 the hardest wrong codes weigh most (LETTER, arXiv:2405.07314,
-        section 3.4).
+        Of the softmax over codes in training; below 1 the hardest wrong codes weigh most (LETTER, arXiv:2405.07314).
     beam
         Hypotheses kept, at least as many as items asked for.
     search

@@ -18,7 +18,7 @@ from ml.recommenders.batches import Sequences, Windows, windows
 from ml.recommenders.generative.objectives.autoregressive import Autoregressive, AutoregressiveParams
 from ml.recommenders.generative.objectives.mixture import plain_loss
 from ml.recommenders.generative.parts import Facts, Objective
-from ml.recommenders.generative.tokens_session import SessionTokens
+from ml.recommenders.generative.tokens.session import SessionTokens
 
 if TYPE_CHECKING:
     from ml.histories import Histories

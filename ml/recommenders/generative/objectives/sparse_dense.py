@@ -20,8 +20,8 @@ from ml.recommenders.batches import Sequences, Windows, sliding, windows
 from ml.recommenders.generative.beam import Normalise, distinct_leaves, prefix_search, ranked
 from ml.recommenders.generative.network import Decoding
 from ml.recommenders.generative.objectives.autoregressive import path_scores
-from ml.recommenders.generative.pair_tokens import PairTokens
 from ml.recommenders.generative.parts import Facts, Objective, PartParams
+from ml.recommenders.generative.tokens.pairs import PairTokens
 from ml.recommenders.generative.trie import Trie
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from ml.recommenders.batches import Sequences
 from ml.recommenders.generative.model import Generative, GenerativeParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.session import NextSession, target_sessions
-from ml.recommenders.generative.tokens_session import SessionTokens
+from ml.recommenders.generative.tokens.session import SessionTokens
 from ml.snapshot import Catalogue
 
 N_ITEMS = 16

@@ -16,7 +16,7 @@ from ml.recommenders.batches import Sequences
 from ml.recommenders.generative.model import Generative, GenerativeParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.sparse_dense import SparseDense, fused, in_turn
-from ml.recommenders.generative.pair_tokens import PairTokens
+from ml.recommenders.generative.tokens.pairs import PairTokens
 from ml.snapshot import Catalogue
 
 N_ITEMS = 24

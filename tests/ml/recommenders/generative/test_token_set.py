@@ -13,7 +13,7 @@ from ml.histories import Histories
 from ml.recommenders.generative.model import Generative, GenerativeParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.token_set import TokenSet
-from ml.recommenders.generative.set_tokens import SetTokens
+from ml.recommenders.generative.tokens.sets import SetTokens
 from ml.snapshot import Catalogue
 from tests.ml.recommenders.generative.test_generative import (
     N_ITEMS,

@@ -11,7 +11,7 @@ from ml.histories import Histories
 from ml.recommenders.batches import Sequences
 from ml.recommenders.generative.model import Generative, GenerativeParams
 from ml.recommenders.generative.network import Decoding, Network
-from ml.recommenders.generative.tokens_disentangled import DisentangledTokens, DisentangledTokensParams
+from ml.recommenders.generative.tokens.disentangled import DisentangledTokens, DisentangledTokensParams
 from ml.snapshot import Catalogue
 
 N_ITEMS = 24

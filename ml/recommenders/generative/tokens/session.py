@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ml.recommenders.batches import Sequences
 from ml.recommenders.generative.code_table import CodeTable
 from ml.recommenders.generative.parts import Facts, PartParams, Tokens
-from ml.recommenders.generative.tokens_behaviour import TypeTable
+from ml.recommenders.generative.tokens.behaviour import TypeTable
 
 _MINUTE = 60_000_000
 #: Events of a session, from its last back, that have a weight of their own by their place.
