@@ -53,7 +53,9 @@ class VectorMap(nn.Module):
         width = self.vectors.width
         self.linear = nn.Linear(width, facts.d, bias=False)
         # Rows begin about as long as those of free vectors: 0.02 a number.
-        nn.init.normal_(self.linear.weight, std=0.02 if params.whiten is None else 0.02 * max(width, 1) ** -0.5)
+        nn.init.normal_(
+            self.linear.weight, std=0.02 if params.whiten is None else 0.02 * max(width, 1) ** -0.5
+        )
         self.hidden = self.out = None
         if params.hidden:
             self.hidden = nn.Linear(width, params.hidden, bias=False)
