@@ -47,7 +47,7 @@ def test_every_event_but_the_first_is_a_target_once(rows: list[list[int]], longe
         plans = Plans(cut, tokens=6)
         drawn = list(plans.batches(np.random.default_rng(0)))
         assert len(drawn) == len(plans)
-        for inputs, lengths, _, _, targets in drawn:
+        for inputs, lengths, *_, targets in drawn:
             assert inputs.numel() <= 6 or len(inputs) == 1
             assert ((targets >= 0).sum(axis=1) == lengths).all()
             pairs += list(zip(inputs[targets >= 0].tolist(), targets[targets >= 0].tolist(), strict=True))
@@ -57,7 +57,7 @@ def test_every_event_but_the_first_is_a_target_once(rows: list[list[int]], longe
 def test_sliding_windows_predict_their_last_place() -> None:
     histories = Histories.of([[1, 2, 3, 4], [5], [6, 7]])
     found = []
-    for inputs, lengths, times, _, targets in Plans(sliding(histories, 2), 100).batches(
+    for inputs, lengths, times, *_, targets in Plans(sliding(histories, 2), 100).batches(
         np.random.default_rng(0)
     ):
         for row, n, when, wanted in zip(inputs, lengths, times, targets, strict=True):

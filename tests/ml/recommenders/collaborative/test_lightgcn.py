@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from pydantic import ValidationError
 
 from ml.evaluation.splits import split
 from ml.histories import Histories
+from ml.recommenders.collaborative import lightgcn
 from ml.recommenders.collaborative.lightgcn import LightGCN, LightGCNParams, Network
 from ml.recommenders.collaborative.propagation import normalised_adjacency
 from ml.recommenders.sequential.parts import Facts
+from ml.recommenders.training import train_network
 from ml.snapshot import Catalogue
 
 BLOCKS, WIDTH = 4, 10
@@ -117,7 +120,9 @@ def test_contrast_is_added_and_noise_only_where_it_is_scored() -> None:
     assert cross.item() != pytest.approx(plain.item(), rel=1e-6)
 
 
-def test_a_killed_training_goes_on_to_the_same(planted: tuple[np.ndarray, Histories], tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_to_the_same(
+    planted: tuple[np.ndarray, Histories], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Prototypes and noise, too, follow from the weights and the epoch."""
     parts = split(planted[1], "leave_one_out")
     params = LightGCNParams.model_validate({**SMALL, **VARIANTS["ncl"], "epochs": 4})
@@ -133,17 +138,11 @@ def test_a_killed_training_goes_on_to_the_same(planted: tuple[np.ndarray, Histor
             if self.looks == 3:
                 raise KeyboardInterrupt
 
-    import ml.recommenders.training as training
-
-    before = training.train_network.__defaults__
-    training.train_network.__defaults__ = (None, None, 0.0)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            Killed(params).fit(parts, catalogue(), 0, tmp_path / "last")
-        again = LightGCN(params)
-        report = again.fit(parts, catalogue(), 0, tmp_path / "last")
-    finally:
-        training.train_network.__defaults__ = before
+    monkeypatch.setattr(lightgcn, "train_network", partial(train_network, checkpoint_s=0.0))
+    with pytest.raises(KeyboardInterrupt):
+        Killed(params).fit(parts, catalogue(), 0, tmp_path / "last")
+    again = LightGCN(params)
+    report = again.fit(parts, catalogue(), 0, tmp_path / "last")
     assert len(report["losses"]) == 4
     np.testing.assert_array_equal(again.item_vectors(), whole.item_vectors())
 

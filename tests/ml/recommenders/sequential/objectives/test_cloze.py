@@ -36,8 +36,8 @@ def test_windows_hold_every_event_and_fit() -> None:
     for batch in Plans(Cloze(4, 0.2, 0.0).windows(Histories.of(rows), 5), 100).batches(
         np.random.default_rng(0)
     ):
-        targets, lengths = batch[4], batch[1]
-        whole = extended(Sequences(*batch[:4]), targets[torch.arange(len(targets)), lengths - 1])
+        targets, lengths = batch[-1], batch[1]
+        whole = extended(Sequences(*batch[:-1]), targets[torch.arange(len(targets)), lengths - 1])
         seen += [
             row[:n].tolist() for row, n in zip(whole.items, whole.lengths.tolist(), strict=True) if n <= 5
         ]
