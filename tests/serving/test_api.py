@@ -201,7 +201,7 @@ def test_metrics(tmp_path: Path) -> None:
         "tessera_ready 1.0",
         'tessera_served_info{recipe="toy"} 1.0',
     ):
-        assert line in lines, line
+        assert line in lines, "\n".join(lines)
 
 
 def test_health(tmp_path: Path) -> None:
