@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest, values
 
 from serving.answers import Recommendations
+
+# Feast, when it is imported, asks for counts in files that all registries of a process share; ours are each app's own.
+values.ValueClass = values.MutexValue
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _HOUR, _DAY = 3600, 86_400

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -202,6 +205,20 @@ def test_metrics(tmp_path: Path) -> None:
         'tessera_served_info{recipe="toy"} 1.0',
     ):
         assert line in lines, "\n".join(lines)
+
+
+def test_apps_do_not_share_counts_where_feast_came_first(tmp_path: Path) -> None:
+    code = (
+        "from serving.api.metrics import Metrics; one, two = Metrics(), Metrics()\n"
+        "for each in (one, two): each.events.labels('new')\n"
+        "one.events.labels('new').inc()\n"
+        "print([m.registry.get_sample_value('tessera_events_total', {'outcome': 'new'}) for m in (one, two)])"
+    )
+    shared = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=shared, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[1.0, 0.0]"
 
 
 def test_health(tmp_path: Path) -> None:
