@@ -210,8 +210,8 @@ def test_metrics(tmp_path: Path) -> None:
 def test_apps_do_not_share_counts_where_feast_came_first(tmp_path: Path) -> None:
     code = (
         "from serving.api.metrics import Metrics; one, two = Metrics(), Metrics()\n"
-        "for each in (one, two): each.events.labels('new')\n"
         "one.events.labels('new').inc()\n"
+        "two.events.labels('new')\n"
         "print([m.registry.get_sample_value('tessera_events_total', {'outcome': 'new'}) for m in (one, two)])"
     )
     shared = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
