@@ -18,6 +18,7 @@ from ml.recommenders.generative.alignment import Aligned, DirectParams, Iterativ
 from ml.recommenders.generative.model import Generative, GenerativeParams
 from ml.recommenders.generative.stages import Course
 from ml.snapshot import Catalogue
+from tests.ml.recommenders.generative.tiny import shake
 
 N = 8
 TINY: dict[str, Any] = {
@@ -52,9 +53,7 @@ def made(seed: int = 0, **changes: Any) -> Generative:
     recommender = Generative(GenerativeParams.model_validate(TINY | changes))
     params = recommender.params
     recommender.network = params.build(params.facts(catalogue(), (2, 4)))
-    with torch.no_grad():
-        for parameter in recommender.network.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+    shake(recommender.network)
     return recommender
 
 

@@ -19,6 +19,7 @@ from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.behaviour import BehaviourFirst
 from ml.recommenders.generative.objectives.mixture import summed
 from ml.snapshot import Catalogue
+from tests.ml.recommenders.generative.tiny import shake
 
 N_ITEMS, BEHAVIOURS = 20, 3
 SIZES = {"heads": 2, "head_width": 8, "feed_forward": 32}
@@ -53,9 +54,7 @@ def made(merge: bool, backbone: dict[str, Any], tokens: str = "behaviour", **obj
     )
     catalogue = make_catalogue()
     network = params.build(params.facts(catalogue, catalogue.code_sizes, behaviours=BEHAVIOURS))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+    shake(network)
     model = Generative(params)
     model.network = network.eval()
     return model

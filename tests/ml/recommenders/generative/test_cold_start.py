@@ -20,6 +20,7 @@ from ml.recommenders.generative.objectives.cold_start import ColdStart
 from ml.recommenders.generative.trie import build_trie
 from ml.recommenders.heuristics.text_similarity import whitened
 from ml.snapshot import Catalogue
+from tests.ml.recommenders.generative.tiny import shake
 
 N_ITEMS, NO_ID, NO_TEXT = 24, 7, 5
 UNTRAINED = [2, 9, 15, 21]
@@ -66,9 +67,7 @@ def make(**objective: Any) -> tuple[Generative, Network, ColdStart]:
     made, catalogue = Generative(params(**objective)), make_catalogue()
     train = trained_on([item for item in range(N_ITEMS) if item not in UNTRAINED])
     network = made.params.build(made.params.facts(catalogue, catalogue.code_sizes, train))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+    shake(network)
     made.network = network.eval()
     assert isinstance(network.objective, ColdStart)
     return made, network, network.objective

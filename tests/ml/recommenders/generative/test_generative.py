@@ -12,11 +12,11 @@ import torch
 from ml.artifacts import ArtifactError
 from ml.evaluation.splits import Split, split
 from ml.histories import Histories
-from ml.recommenders.batches import Sequences
 from ml.recommenders.generative.model import Generative, GenerativeParams
 from ml.recommenders.generative.network import Decoding, Network
 from ml.recommenders.generative.objectives.autoregressive import Autoregressive
 from ml.snapshot import Catalogue
+from tests.ml.recommenders.generative.tiny import read, shake
 
 N_ITEMS = 24
 SMALL: dict[str, Any] = {"d": 16, "length": 5, "dropout": 0.0}
@@ -64,16 +64,10 @@ def make_network(seed: int = 0, **changes: Any) -> tuple[Generative, Network, Ca
     catalogue = make_catalogue()
     params = changes.pop("params", None) or shape({"kind": "encoder_decoder"}, True, **changes)
     network = params.build(params.facts(catalogue, catalogue.code_sizes))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+    shake(network)
     made = Generative(params)
     made.network = network.eval()
     return made, made.network, catalogue
-
-
-def read(*rows: list[int], length: int = 5) -> Sequences:
-    return Sequences.of(Histories.of(list(rows)), length)
 
 
 def log_probabilities(network: Network, history: list[int]) -> np.ndarray:

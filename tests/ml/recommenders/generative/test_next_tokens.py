@@ -11,11 +11,11 @@ import torch
 
 from ml.evaluation.splits import split
 from ml.histories import Histories
-from ml.recommenders.batches import Sequences
 from ml.recommenders.generative.model import Generative, GenerativeParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.next_tokens import NextTokens, last_item
 from ml.snapshot import Catalogue
+from tests.ml.recommenders.generative.tiny import read, shake
 
 N_ITEMS = 24
 SIZES = {"heads": 2, "head_width": 8, "feed_forward": 32}
@@ -47,16 +47,10 @@ def make(seed: int = 0, catalogue: Catalogue | None = None, **changes: Any) -> t
     torch.manual_seed(seed)
     params, catalogue = make_params(**changes), catalogue or make_catalogue()
     network = params.build(params.facts(catalogue, catalogue.code_sizes))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+    shake(network)
     made = Generative(params)
     made.network = network.eval()
     return made, made.network
-
-
-def read(*rows: list[int]) -> Sequences:
-    return Sequences.of(Histories.of(list(rows)), 5)
 
 
 def by_hand(network: Network, history: list[int]) -> np.ndarray:

@@ -17,6 +17,7 @@ from ml.recommenders.generative.model import Generative, GenerativeParams
 from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.prior_heads import Adapters, PriorHeads, taxonomy
 from ml.snapshot import Catalogue
+from tests.ml.recommenders.generative.tiny import shake
 
 N_ITEMS, BEHAVIOURS = 16, 2
 SIZES = {"heads": 2, "head_width": 8, "feed_forward": 32}
@@ -46,9 +47,7 @@ def make_network(backbone: int = 0, **objective: Any) -> tuple[Generative, Netwo
     )
     model, catalogue = Generative(params), make_catalogue()
     network = params.build(params.facts(catalogue, catalogue.code_sizes, behaviours=BEHAVIOURS))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+    shake(network)
     model.network = network.eval()
     return model, network
 

@@ -18,6 +18,7 @@ from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.session import NextSession, target_sessions
 from ml.recommenders.generative.tokens.session import SessionTokens
 from ml.snapshot import Catalogue
+from tests.ml.recommenders.generative.tiny import shake
 
 N_ITEMS = 16
 MINUTE = 60_000_000
@@ -59,9 +60,7 @@ def make_network(backbone: str = "encoder_decoder", **objective: Any) -> tuple[G
     model, catalogue = Generative(params(backbone, objective)), make_catalogue()
     train = timed([[(0, 0)] * 6], [[0, 1, 1, 1, 2, 2]])
     network = model.params.build(model.params.facts(catalogue, catalogue.code_sizes, train, 3))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+    shake(network)
     model.network = network.eval()
     return model, network
 

@@ -18,6 +18,7 @@ from ml.recommenders.generative.network import Network
 from ml.recommenders.generative.objectives.sparse_dense import SparseDense, fused, in_turn
 from ml.recommenders.generative.tokens.pairs import PairTokens
 from ml.snapshot import Catalogue
+from tests.ml.recommenders.generative.tiny import shake
 
 N_ITEMS = 24
 NO_ID, NO_VECTOR = 7, (3, 11)
@@ -57,9 +58,7 @@ def make(depth: int = 1, **objective: Any) -> tuple[Generative, Network]:
     made = Generative(params(depth, **objective))
     catalogue = make_catalogue()
     network = made.params.build(made.params.facts(catalogue, catalogue.code_sizes))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+    shake(network)
     made.network = network.eval()
     return made, network
 

@@ -11,7 +11,6 @@ import torch
 
 from ml.evaluation.splits import split
 from ml.histories import Histories
-from ml.recommenders.batches import Sequences
 from ml.recommenders.generative.auxiliary.text_alignment import (
     TASKS,
     TextAlignment,
@@ -22,6 +21,7 @@ from ml.recommenders.generative.auxiliary.text_alignment import (
 from ml.recommenders.generative.model import Generative, GenerativeParams
 from ml.recommenders.generative.network import Network
 from ml.snapshot import Catalogue
+from tests.ml.recommenders.generative.tiny import read, shake
 
 N_ITEMS = 24
 SIZES = {"heads": 2, "head_width": 8, "feed_forward": 32}
@@ -64,9 +64,7 @@ def make(backbone: dict[str, Any], merge: bool, *tasks: str) -> tuple[Network, T
     catalogue = make_catalogue()
     params = make_params(backbone, merge, *tasks)
     network = params.build(params.facts(catalogue, catalogue.code_sizes))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+    shake(network)
     part = network.auxiliary[0]
     assert isinstance(part, TextAlignment)
     return network.eval(), part
@@ -74,10 +72,6 @@ def make(backbone: dict[str, Any], merge: bool, *tasks: str) -> tuple[Network, T
 
 def buckets(item: int) -> list[int]:
     return [zlib.crc32(word.encode()) % 64 for word in TITLES[item].split()]
-
-
-def read(*rows: list[int]) -> Sequences:
-    return Sequences.of(Histories.of(list(rows)), 5)
 
 
 def loss_of_id(network: Network, part: TextAlignment, task: Any, read_items: list[int], item: int) -> float:

@@ -23,6 +23,7 @@ from tests.ml.recommenders.generative.test_generative import (
     make_histories,
     read,
 )
+from tests.ml.recommenders.generative.tiny import shake
 
 SETS = {"kind": "set", "semantic": 2, "hidden": 8}
 CODES = {"kind": "codes", "merge": False}
@@ -47,9 +48,7 @@ def make(shape: GenerativeParams, catalogue: Catalogue | None = None) -> tuple[G
     torch.manual_seed(0)
     catalogue = catalogue or described()
     network = shape.build(shape.facts(catalogue, catalogue.code_sizes))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+    shake(network)
     made = Generative(shape)
     made.network = network.eval()
     return made, made.network

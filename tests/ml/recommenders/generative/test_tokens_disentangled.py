@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from ml.histories import Histories
-from ml.recommenders.batches import Sequences
 from ml.recommenders.generative.model import Generative, GenerativeParams
 from ml.recommenders.generative.network import Decoding, Network
 from ml.recommenders.generative.tokens.disentangled import DisentangledTokens, DisentangledTokensParams
 from ml.snapshot import Catalogue
+from tests.ml.recommenders.generative.tiny import read, shake
 
 N_ITEMS = 24
 SIZES = {"heads": 2, "head_width": 8, "feed_forward": 32}
@@ -41,16 +41,10 @@ def make(backbone: str = "encoder_decoder", **switches: Any) -> tuple[Generative
         }
     )
     network = params.build(params.facts(catalogue, catalogue.code_sizes))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+    shake(network)
     made = Generative(params)
     made.network = network.eval()
     return made, made.network
-
-
-def read(*rows: list[int]) -> Sequences:
-    return Sequences.of(Histories.of(list(rows)), 5)
 
 
 def scores_one_by_one(network: Network, history: list[int]) -> np.ndarray:
