@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,22 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ml.artifacts import ArtifactError
+
+EventType = Literal[
+    "impression",
+    "view",
+    "click",
+    "cart",
+    "purchase",
+    "rating",
+    "like",
+    "bookmark",
+    "follow",
+    "comment",
+    "share",
+    "search",
+]
+"""The canonical event types; only a search may name no item."""
 
 NO_ITEM = -1
 _COLUMNS = ["user_id", "position", "item_id", "event_type", "event_ts"]

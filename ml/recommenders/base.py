@@ -208,10 +208,10 @@ def top_k(scores: torch.Tensor, k: int) -> tuple[NDArray[np.int32], NDArray[np.f
     return items.cpu().numpy().astype(np.int32), values.float().cpu().numpy()
 
 
-def alike(histories: Histories) -> list[NDArray[np.int64]]:
-    """Return rows to answer together: so few that dense scores fit, and of like length, as most histories are short."""
+def alike(histories: Histories, most: int = _ROWS) -> list[NDArray[np.int64]]:
+    """Return rows to answer together: at most so many, and of like length, as most histories are short."""
     order = np.argsort(histories.lengths, kind="stable")
-    return np.split(order, range(_ROWS, len(order), _ROWS)) if len(order) else []
+    return np.split(order, range(most, len(order), most)) if len(order) else []
 
 
 def rank_dense(

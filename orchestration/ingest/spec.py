@@ -18,25 +18,10 @@ from pydantic import (
     model_validator,
 )
 
+from ml.histories import EventType
 from orchestration.ingest.errors import IngestError, one_line
 
 SOURCES = Path(__file__).parent.parent / "sources"
-
-EventType = Literal[
-    "impression",
-    "view",
-    "click",
-    "cart",
-    "purchase",
-    "rating",
-    "like",
-    "bookmark",
-    "follow",
-    "comment",
-    "share",
-    "search",
-]
-"""The canonical event types; only a search may name no item."""
 
 _LONGEST_LINE = 100_000_000
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")

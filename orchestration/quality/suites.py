@@ -8,7 +8,7 @@ from typing import get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestration.ingest.spec import EventType
+from ml.histories import EventType
 from orchestration.quality.rules import (
     EARLIEST,
     LATEST,

@@ -7,26 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from ml.histories import EventType
 from serving.answers import Source
 from serving.items import Wanted
 
 ID_LENGTH = 256
 MOST = 100
 Id = Annotated[str, Field(min_length=1, max_length=ID_LENGTH)]
-EventType = Literal[
-    "impression",
-    "view",
-    "click",
-    "cart",
-    "purchase",
-    "rating",
-    "like",
-    "bookmark",
-    "follow",
-    "comment",
-    "share",
-    "search",
-]
 
 
 class Because(BaseModel):

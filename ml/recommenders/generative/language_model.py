@@ -28,6 +28,7 @@ from ml.evaluation.splits import Split
 from ml.histories import Histories
 from ml.recommenders.base import RecommenderParams, read_params, reproducible, write_config
 from ml.recommenders.batches import Plans, Sequences, sliding
+from ml.recommenders.generative.answers import answer
 from ml.recommenders.generative.auxiliary.text_alignment import TASKS, Task
 from ml.recommenders.generative.beam import Normalise, beam_search
 from ml.recommenders.generative.built_on import read_built_on, write_built_on
@@ -121,20 +122,13 @@ class LanguageModel:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """See `ml.recommenders.base.Recommender.recommend`."""
         network, params = self.fitted().eval(), self.params
+
+        def rank(some: Sequences, k: int, excluded: Tensor | None) -> tuple[Tensor, Tensor]:
+            decoding, n = _Decoding(network, some), len(some.lengths)
+            return beam_search(decoding, network.trie, n, params.beam, k, excluded, params.normalise)
+
         device = network.prompts.codes.device
-        items = np.empty((len(histories), k), np.int32)
-        scores = np.empty((len(histories), k), np.float32)
-        order = np.argsort(histories.lengths, kind="stable")
-        for start in range(0, len(order), params.users_at_once):
-            rows = order[start : start + params.users_at_once]
-            some, excluded = histories.rows(rows), None
-            if exclude_history:
-                longest = int(some.lengths.max(initial=1))
-                excluded = torch.from_numpy(some.last(longest).astype(np.int64)).to(device)
-            decoding = _Decoding(network, Sequences.of(some, params.length, device))
-            found = beam_search(decoding, network.trie, len(rows), params.beam, k, excluded, params.normalise)
-            items[rows], scores[rows] = (tensor.cpu().numpy() for tensor in found)
-        return items, scores
+        return answer(rank, histories, k, exclude_history, params.length, params.users_at_once, device)
 
     @torch.inference_mode()
     def item_vectors(self) -> NDArray[np.float32]:

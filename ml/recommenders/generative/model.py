@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from ml.artifacts import ArtifactError
 from ml.evaluation.splits import Split
@@ -23,6 +24,7 @@ from ml.recommenders.base import (
 )
 from ml.recommenders.batches import Plans, Sequences
 from ml.recommenders.generative.alignment import DirectParams, IterativeParams
+from ml.recommenders.generative.answers import answer
 from ml.recommenders.generative.auxiliary.text_alignment import TextAlignmentParams
 from ml.recommenders.generative.backbones.decoder_only import DecoderOnlyParams
 from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoderParams
@@ -216,22 +218,13 @@ class Generative:
         A new item whose codes the model does not know (`ml.recommenders.generative.trie.build_trie`) waits for the
         next training.
         """
-        network = self.fitted().eval()
+        network, params = self.fitted().eval(), self.params
+
+        def rank(some: Sequences, k: int, excluded: Tensor | None) -> tuple[Tensor, Tensor]:
+            return network.objective.rank(network, some, k, excluded)
+
         device = network.table.table.device
-        items = np.empty((len(histories), k), np.int32)
-        scores = np.empty((len(histories), k), np.float32)
-        order = np.argsort(histories.lengths, kind="stable")
-        for start in range(0, len(order), self.params.users_at_once):
-            rows = order[start : start + self.params.users_at_once]
-            some = histories.rows(rows)
-            excluded = None
-            if exclude_history:
-                longest = int(some.lengths.max(initial=1))
-                excluded = torch.from_numpy(some.last(longest).astype(np.int64)).to(device)
-            sequences = Sequences.of(some, self.params.length, device)
-            found = network.objective.rank(network, sequences, k, excluded)
-            items[rows], scores[rows] = (tensor.cpu().numpy() for tensor in found)
-        return items, scores
+        return answer(rank, histories, k, exclude_history, params.length, params.users_at_once, device)
 
     @torch.inference_mode()
     def item_vectors(self) -> NDArray[np.float32]:
