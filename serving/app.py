@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,13 +17,12 @@ from serving.api.metrics import Metrics
 from serving.api.middleware import Bounded, Observed
 from serving.api.problems import Problem, add_problem_handlers
 from serving.api.security import Gate
-from serving.engine import Engine, EngineError
+from serving.engine import Engine
+from serving.holder import EngineHolder
 from serving.keys import KeyFile
 from serving.posted import EventDesk
-from serving.published import EngineHolder, load_engine, load_fallback, read_published
+from serving.published import load_engine, load_fallback, read_published
 from serving.settings import ServiceSettings
-
-_log = logging.getLogger(__name__)
 
 
 def create_app(
@@ -52,11 +50,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(holder.start)
         try:
-            await run_in_threadpool(holder.get)
-        except EngineError as error:
-            _log.warning("not ready: %s", error)
-        yield
+            yield
+        finally:
+            holder.stop()
 
     app = FastAPI(
         title="Tessera",

@@ -1,13 +1,10 @@
-"""What is published below a home, and the engine over it, exchanged when something new is published."""
+"""What is published below a home, and the engine over it."""
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
-from math import inf
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
 CHAMPION = "champion.json"
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_AGAIN_S = 30.0
 
 
 class TextEncoder(BaseModel):
@@ -245,84 +241,6 @@ def read_published(home: Path) -> Published:
         raise EngineError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     except ArtifactError as error:
         raise EngineError(str(error)) from None
-
-
-class EngineHolder:
-    """Hands out the engine of what is published now.
-
-    A new publication is loaded by the request that first sees it; the others are answered by the engine before it
-    meanwhile. If loading fails, that engine stays.
-
-    Parameters
-    ----------
-    home
-        ``TESSERA_HOME``.
-    load
-        Makes the engine.
-    fallback
-        Makes an engine of what is left where the first one cannot be made; None makes none.
-    """
-
-    def __init__(
-        self,
-        home: Path,
-        load: Callable[[Path], Engine] = load_engine,
-        fallback: Callable[[Path], Engine] | None = None,
-    ) -> None:
-        self._home = home
-        self._load = load
-        self._fallback = fallback
-        self._lock = threading.Lock()
-        self._engine: Engine | None = None
-        self._seen: tuple[int, int, int] | None = None
-        # When to try again for all of it, while what is served is only a part.
-        self._again_at = inf
-
-    def get(self) -> Engine:
-        """Return the engine.
-
-        Raises
-        ------
-        EngineError
-            If there has been nothing that could be loaded.
-        """
-        mark = self._mark()
-        engine = self._engine
-        if engine is not None and mark == self._seen and monotonic() < self._again_at:
-            return engine
-        if not self._lock.acquire(blocking=engine is None):
-            assert engine is not None
-            return engine
-        try:
-            if self._engine is None or mark != self._seen or monotonic() >= self._again_at:
-                self._refresh(mark)
-            assert self._engine is not None
-            return self._engine
-        finally:
-            self._lock.release()
-
-    def _refresh(self, mark: tuple[int, int, int] | None) -> None:
-        try:
-            self._engine, self._again_at = self._load(self._home), inf
-        except Exception as error:
-            if self._engine is None:
-                if self._fallback is None:
-                    raise
-                self._engine, self._again_at = self._fallback(self._home), 0
-                _log.error("serving what is left of the publication: %s", error)
-            else:
-                _log.error("the new publication cannot be loaded, the one before it stays: %s", error)
-            if self._again_at < inf:
-                self._again_at = monotonic() + _AGAIN_S
-        # What failed to load as a whole is not tried again before it changes.
-        self._seen = mark
-
-    def _mark(self) -> tuple[int, int, int] | None:
-        try:
-            stat = (self._home / CHAMPION).stat()
-        except FileNotFoundError:
-            return None
-        return stat.st_mtime_ns, stat.st_ino, stat.st_size
 
 
 def _index_search(folder: Path, snapshot: Snapshot, built_on: Mapping[str, str]) -> Search:

@@ -200,8 +200,13 @@ class Status(BaseModel):
 class Health(BaseModel):
     """The service can answer, and with what."""
 
-    status: Literal["ok", "degraded"] = Field(description="`degraded`: without what is `missing`.")
+    status: Literal["ok", "degraded"] = Field(
+        description="`degraded`: without what is `missing`, or not with what was published last."
+    )
     missing: list[str]
+    stale: str = Field(
+        description="Why what was published last is not served; empty where it is. It is tried again every 30 seconds."
+    )
     versions: dict[str, str]
     text_search: str = Field(description="`ready`, or why texts cannot be searched for.")
     checked: datetime

@@ -28,11 +28,13 @@ async def live() -> Status:
 @router.get("/health", include_in_schema=False)
 def ready(request: Request) -> Health:
     """Say whether requests can be answered, and with what."""
-    engine = request.app.state.holder.get()
+    holder = request.app.state.holder
+    engine, stale = holder.get(), holder.stale
     waiting: Any = getattr(engine.encode, "why_not", None)
     return Health(
-        status="degraded" if engine.missing else "ok",
+        status="degraded" if engine.missing or stale else "ok",
         missing=list(engine.missing),
+        stale=stale,
         versions=dict(engine.versions),
         text_search="nothing published here encodes texts"
         if engine.encode is None

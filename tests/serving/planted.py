@@ -98,10 +98,23 @@ def planted_engine(**parts: Any) -> Engine:
     return Engine(**made | parts)
 
 
+class Held:
+    """Holds one engine, whatever is published, and however it does."""
+
+    stale = ""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def get(self) -> Engine:
+        return self._engine
+
+
 def service(home: Path, engine: Engine | None = None, **switches: Any) -> TestClient:
     """Return a client of a service over an engine; ``with`` is not needed."""
     write_json(home / "champion.json", {"recipe": "toy", "model": "m", "snapshot": "s"})
-    app = create_app(home, lambda _: engine or planted_engine(), ServiceSettings(**switches))
+    app = create_app(home, lambda _: planted_engine(), ServiceSettings(**switches))
+    app.state.holder = Held(engine or planted_engine())
     return TestClient(app, raise_server_exceptions=False)
 
 

@@ -1,0 +1,151 @@
+"""The engine that requests are answered by, exchanged in the background when something new is published."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+from time import monotonic
+
+from serving.answers import EngineError
+from serving.engine import Engine
+from serving.features import History
+from serving.items import Wanted
+from serving.published import CHAMPION, load_engine
+
+POLL_S = 0.2
+AGAIN_S = 30.0
+_log = logging.getLogger(__name__)
+_Mark = tuple[int, int, int] | None
+
+
+class EngineHolder:
+    """Hands out the engine of what is published now; no request ever waits for one to be loaded.
+
+    A thread of its own looks for a new ``champion.json``, loads what it names, rehearses it, and exchanges the engine
+    by one assignment. Requests that began with the engine before it end with that one. If loading or rehearsing
+    fails, the engine before it stays, and the same publication is tried again after 30 seconds.
+
+    Parameters
+    ----------
+    home
+        ``TESSERA_HOME``.
+    load
+        Makes the engine.
+    fallback
+        Makes an engine of what is left where the first one cannot be made; None makes none.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        load: Callable[[Path], Engine] = load_engine,
+        fallback: Callable[[Path], Engine] | None = None,
+    ) -> None:
+        self._home = home
+        self._load = load
+        self._fallback = fallback
+        self._engine: Engine | None = None
+        self._failed: tuple[_Mark, str] | None = None
+        self._seen: _Mark = None
+        self._again_at = -inf
+        # One load at a time, whoever asks for it.
+        self._loading = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def stale(self) -> str:
+        """Why what is published now is not what is served; empty where it is."""
+        return "" if self._failed is None else self._failed[1]
+
+    def get(self) -> Engine:
+        """Return the engine; whoever asks keeps it for the whole of a request.
+
+        Raises
+        ------
+        EngineError
+            While nothing could be loaded yet.
+        """
+        engine = self._engine
+        if engine is None:
+            raise EngineError(self.stale or "the service is starting")
+        return engine
+
+    def start(self) -> None:
+        """Load what is published, then look for what is published next in a thread, until :meth:`stop`."""
+        self.refresh()
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._watch, name="publications", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; a load that has begun is not waited for."""
+        self._stop.set()
+
+    def refresh(self) -> None:
+        """Load what is published now, unless it is served already or failed less than 30 seconds ago."""
+        with self._loading:
+            mark = self._mark()
+            if mark == self._seen and monotonic() < self._again_at:
+                return
+            # The mark is taken first: what is published during the load is loaded next.
+            self._seen, self._again_at = mark, inf
+            try:
+                engine = self._load(self._home)
+                rehearse(engine)
+            except Exception as error:
+                self._again_at = monotonic() + AGAIN_S
+                self._stay(mark, error)
+            else:
+                self._engine, self._failed = engine, None
+
+    def _stay(self, mark: _Mark, error: Exception) -> None:
+        """Go on with the engine there is, or with what is left of the publication; each failure is logged once."""
+        told = (
+            str(error) if isinstance(error, EngineError) else "the publication cannot be loaded, see the log"
+        )
+        if (mark, told) != self._failed:
+            left = "nothing is served yet" if self._engine is None else "the one before it stays"
+            unexpected = None if isinstance(error, EngineError) else error
+            _log.error("what is published cannot be served, %s: %s", left, told, exc_info=unexpected)
+        self._failed = mark, told
+        if self._engine is None and self._fallback is not None:
+            try:
+                self._engine = self._fallback(self._home)
+                _log.error("serving what is left of the publication")
+            except Exception as worse:
+                _log.debug("nothing is left of it either: %s", worse)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(POLL_S):
+            self.refresh()
+
+    def _mark(self) -> _Mark:
+        try:
+            stat = (self._home / CHAMPION).stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+def rehearse(engine: Engine) -> None:
+    """Ask an engine what requests will ask, so that the first of them finds everything imported and warm.
+
+    Raises
+    ------
+    EngineError
+        If the champion fails.
+    """
+    engine.most_popular(10)
+    engine.newest(10)
+    engine.recommend("nobody", 10)
+    for length in (1, 5, 50):
+        items = list(engine.item_ids[:length])
+        history = History(items, [engine.event_types[0]] * len(items), list(range(len(items))), len(items))
+        for wanted in (Wanted(), Wanted(diversity=0.5, explain=True)):
+            answer = engine.after(history, 10, wanted)
+            if "failed" in answer.reason:
+                raise EngineError(f"rehearsal: {answer.reason}")
