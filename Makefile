@@ -45,8 +45,8 @@ ui: manifest ## Open Dagster's web UI on the state of the last demo
 serve: manifest ## Serve recommendations of the last demo over HTTP
 	@$(BIN)/python -m orchestration serve $(if $(PORT),--port $(PORT))
 
-rollback: manifest ## Make the champion before this one live again
-	@$(BIN)/python -m orchestration rollback
+rollback: manifest ## Make the champion before this one live again, or a publication: make rollback [TO=7]
+	@$(BIN)/python -m orchestration rollback $(if $(TO),--to $(TO))
 
 backfill: manifest ## Run a range of days again: make backfill FROM=2025-03-01 TO=2025-03-30
 	@DAGSTER_HOME=$(TESSERA_HOME)/dagster $(BIN)/dagster job execute -m orchestration.definitions -j backfill \

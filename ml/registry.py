@@ -1,4 +1,4 @@
-"""Runs, versions, aliases, promotion and rollback, in MLflow. Training never imports this module."""
+"""Runs, versions, their bindings and aliases, in MLflow. Training never imports this module."""
 
 from __future__ import annotations
 
@@ -17,14 +17,22 @@ MODEL = "recommender"
 EXPERIMENT = "candidates"
 CHAMPION = "champion"
 PREVIOUS = "previous"
+BOUND = "bound."
 
 
 @dataclass(frozen=True)
 class Version:
-    """One registered candidate: its number, and the tags that bind it to what it was made of."""
+    """One registered candidate: its number, and its tags."""
 
     number: str
     tags: dict[str, str]
+
+    @property
+    def bound(self) -> dict[str, str]:
+        """Name of each part that it was made of, or is served with, to its content hash."""
+        return {
+            name.removeprefix(BOUND): value for name, value in self.tags.items() if name.startswith(BOUND)
+        }
 
 
 class Registry:
@@ -63,12 +71,19 @@ class Registry:
         params, metrics
             What the run is to show. Metric names may hold ``@``, which MLflow stores as ``_at_``.
         tags
-            Hashes of what the candidate is bound to (snapshot, tokenizer, recipe).
+            What the candidate is, and ``bound.PART``: the content hashes that bind it to what it was made of.
+
+        Raises
+        ------
+        ArtifactError
+            If the same folder was registered with another hash of a part; the line names the part.
         """
         source = model.resolve().as_uri()
         for version in self._versions():
             if version.source == source:
-                return Version(version.version, dict(version.tags))
+                found = Version(str(version.version), dict(version.tags))
+                _check_same(found, tags)
+                return found
         run = self.client.create_run(self.experiment, run_name=f"{tags.get('recipe', '')} {model.name}")
         for name, value in params.items():
             self.client.log_param(run.info.run_id, name, value)
@@ -76,47 +91,33 @@ class Registry:
             self.client.log_metric(run.info.run_id, name.replace("@", "_at_"), value)
         self.client.set_terminated(run.info.run_id)
         made = self.client.create_model_version(MODEL, source, run_id=run.info.run_id, tags=dict(tags))
-        return Version(made.version, dict(tags))
+        return Version(str(made.version), dict(tags))
 
-    def promote(self, version: Version) -> None:
-        """Make ``version`` the champion, and remember the one before it."""
+    def bind(self, number: str, bound: Mapping[str, str]) -> None:
+        """Write the content hash of each part on a version, as tags ``bound.PART``; tags of other parts stay."""
+        stated = self.client.get_model_version(MODEL, number).tags
+        for part, value in bound.items():
+            if stated.get(f"{BOUND}{part}") != value:
+                self.client.set_model_version_tag(MODEL, number, f"{BOUND}{part}", value)
+
+    def promote(self, number: str) -> None:
+        """Make a version the champion, and remember the one before it; nothing happens where it is."""
         live = self.champion()
-        if live is not None and live.number == version.number:
+        if live is not None and live.number == number:
             return
+        self.client.get_model_version(MODEL, number)
         if live is not None:
             self.client.set_registered_model_alias(MODEL, PREVIOUS, live.number)
-        self.client.set_registered_model_alias(MODEL, CHAMPION, version.number)
+        self.client.set_registered_model_alias(MODEL, CHAMPION, number)
+
+    def version(self, number: str) -> Version:
+        """Return a version as it is registered."""
+        found = self.client.get_model_version(MODEL, number)
+        return Version(str(found.version), dict(found.tags))
 
     def champion(self) -> Version | None:
         """Return the live version, or ``None`` before the first promotion."""
         return self._alias(CHAMPION)
-
-    def previous(self) -> Version:
-        """Return the champion before the live one.
-
-        Raises
-        ------
-        ArtifactError
-            If there is none.
-        """
-        version = self._alias(PREVIOUS)
-        if version is None:
-            raise ArtifactError("there is no earlier champion to go back to")
-        return version
-
-    def rollback(self) -> Version:
-        """Exchange the champion with the version before it.
-
-        Raises
-        ------
-        ArtifactError
-            If there is no version to go back to.
-        """
-        live, previous = self._alias(CHAMPION), self.previous()
-        assert live is not None, "a previous champion implies a live one"
-        self.client.set_registered_model_alias(MODEL, CHAMPION, previous.number)
-        self.client.set_registered_model_alias(MODEL, PREVIOUS, live.number)
-        return previous
 
     def _alias(self, alias: str) -> Version | None:
         from mlflow.exceptions import MlflowException
@@ -127,7 +128,7 @@ class Registry:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
-        return Version(found.version, dict(found.tags))
+        return Version(str(found.version), dict(found.tags))
 
     def _versions(self) -> list[Any]:
         from mlflow.exceptions import MlflowException
@@ -138,3 +139,12 @@ class Registry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         return list(self.client.search_model_versions(f"name = '{MODEL}'"))
+
+
+def _check_same(found: Version, tags: Mapping[str, str]) -> None:
+    for name, value in tags.items():
+        if name.startswith(BOUND) and found.tags.get(name, value) != value:
+            raise ArtifactError(
+                f"{name.removeprefix(BOUND)}: what version {found.number} was registered with has changed: "
+                f"its content is {value}, {found.tags[name]} was bound"
+            )

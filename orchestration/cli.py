@@ -112,17 +112,36 @@ def serve(
 
 
 @app.command()
-def rollback() -> None:
-    """Make the champion before this one live again, with its index and lists; nothing is trained."""
-    from orchestration.index import publish_champion
-    from orchestration.models import roll_back
+def rollback(
+    to: Annotated[
+        int | None, typer.Option(help="Number of a publication; see the command publications.")
+    ] = None,
+) -> None:
+    """Make an earlier publication live again: by default that of the champion before this one. Nothing is trained."""
+    from orchestration.publications import roll_back
+
+    with _one_line_errors():
+        publication, trouble = roll_back(get_settings(), to)
+        typer.echo(f"publication {publication.number} is live again, champion is {publication.recipe}")
+        if trouble is not None:
+            typer.echo(f"warning: {trouble}", err=True)
+
+
+@app.command()
+def publications() -> None:
+    """List the publications that are kept, newest first."""
+    from orchestration.publications import live, publications
 
     with _one_line_errors():
         settings = get_settings()
-        with homes.only_one(settings.home):
-            recipe = roll_back(settings)
-            publish_champion(settings)
-        typer.echo(f"champion is {recipe}")
+        now = live(settings)
+        for one in reversed(publications(settings)):
+            state = "live" if now is not None and one.number == now.number else ""
+            state = state or ("rolled back" if one.withdrawn_at is not None else "")
+            typer.echo(
+                f"{one.number}\t{one.published_at:%Y-%m-%d %H:%M} UTC\t{one.recipe}\t"
+                f"version {one.registry_version}\t{one.champion['recommendations']}\t{state}".rstrip()
+            )
 
 
 @app.command()

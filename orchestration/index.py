@@ -32,6 +32,7 @@ from ml.recommenders.base import Recommender
 from ml.snapshot import Catalogue, load_snapshot
 from ml.vectors.fused import fuse, load_vectors
 from ml.vectors.text import encoder_identity
+from orchestration import publications
 from orchestration.models import BASELINE, read_decision
 from orchestration.posted import landing_form
 from orchestration.settings import Settings
@@ -158,7 +159,8 @@ def publish_recommendations(settings: Settings) -> Published:
     Raises
     ------
     ArtifactError
-        If the live index or trie was built for another champion; what was published stays.
+        If the live index or trie was built for another champion, or if a part has changed since it was bound; what
+        was published stays.
     """
     champion, index, trie = load_champion(settings), current(settings.index), current(settings.tries)
     model = hash_folder(champion.model)
@@ -177,8 +179,8 @@ def publish_recommendations(settings: Settings) -> Published:
                 staging, Manifest(kind="recommendations", version=version, inputs=inputs, metrics=metrics)
             )
     set_current(settings.recommendations, version)
-    write_json(
-        settings.home / "champion.json",
+    publications.make_live(
+        settings,
         {
             "recipe": champion.recipe,
             "model": str(champion.model.relative_to(settings.home)),

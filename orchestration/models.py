@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml.artifacts import (
     ArtifactError,
+    check_made_from,
     current,
     is_complete,
     read_json,
@@ -20,9 +21,10 @@ from ml.artifacts import (
     set_current,
     write_json,
 )
-from ml.evaluation.gates import Gate, Verdict, audited, choose_champion
+from ml.bindings import bind
+from ml.evaluation.gates import Verdict, audited, choose_champion
 from ml.evaluation.results import Result, read_result
-from ml.registry import Registry, Version
+from ml.registry import BOUND, Registry, Version
 from ml.snapshot import load_snapshot
 from orchestration.settings import Settings
 
@@ -110,23 +112,52 @@ def check_recipes(settings: Settings) -> None:
 
 
 def register(settings: Settings, recipe: str, folder: Path) -> Version:
-    """Record a candidate, bound by hash to what it was made of."""
-    snapshot = read_manifest(current(settings.snapshots))
+    """Record a candidate, bound by content hash to what it was made of.
+
+    Raises
+    ------
+    ArtifactError
+        If the candidate is not of the live snapshot, or if it was registered before and a part has changed since.
+    """
+    snapshot = current(settings.snapshots)
+    check_made_from(folder, {"snapshot": snapshot.name})
+    told = read_manifest(snapshot)
     metrics = {
         f"{protocol}/{name}": value
         for protocol in PROTOCOLS
         for name, value in read_result(folder, protocol).test.metrics.items()
     }
+    bound = bind(_made_of(settings, snapshot, folder)) | _encoder_of(settings, snapshot)
     tags = {
         "recipe": recipe,
         "model": str(folder.relative_to(settings.home)),
-        "snapshot": snapshot.version,
-        "semantic_ids": str(snapshot.recipe["semantic_ids"]),
-        "tokenizer": str(snapshot.recipe.get("tokenizer")),
-        "vectors": str(snapshot.recipe["vectors"]),
+        "snapshot": told.version,
+        **{name: str(told.recipe.get(name)) for name in ("semantic_ids", "tokenizer", "vectors")},
+        **{f"{BOUND}{part}": value for part, value in bound.items()},
     }
-    params = {"recipe": recipe, "seed": settings.seed, "snapshot": snapshot.version}
+    params = {"recipe": recipe, "seed": settings.seed, "snapshot": told.version}
     return Registry(settings.mlflow).register(folder, params, metrics, tags)
+
+
+def _made_of(settings: Settings, snapshot: Path, candidate: Path) -> dict[str, Path]:
+    """Return the folder of each part that a candidate was made of."""
+    told = read_manifest(snapshot).recipe
+    parts = {"catalogue": snapshot, "evaluated": candidate / "temporal"}
+    versions = {
+        "text_vectors": (settings.vectors / "text", told.get("text")),
+        "vectors": (settings.vectors / "fused", told.get("vectors")),
+        "tokenizer": (settings.tokenizers, told.get("tokenizer")),
+        "semantic_ids": (settings.semantic_ids, told.get("semantic_ids")),
+    }
+    return parts | {part: folder / version for part, (folder, version) in versions.items() if version}
+
+
+def _encoder_of(settings: Settings, snapshot: Path) -> dict[str, str]:
+    """Return the identity of the encoder of the snapshot's texts, which holds the hash of its weights."""
+    text = read_manifest(snapshot).recipe.get("text")
+    if not text:
+        return {}
+    return {"encoder": str(read_manifest(settings.vectors / "text" / text).recipe["encoder"])}
 
 
 def compare(settings: Settings) -> list[Result]:
@@ -203,35 +234,26 @@ def decide(settings: Settings) -> Decision:
     if not gate.passed:
         raise ArtifactError(gate.reason)
     verdict.gates.append(gate)
-    version = register(settings, winner, _candidate(settings, winner))
-    snapshot = current(settings.snapshots)
-    folder = train(snapshot, winner, settings.models, settings.seed, ("full",), threads=1)
-    _point_at(settings, version, folder / "full", snapshot, verdict.gates)
-    registry.promote(version)
-    return Decision(verdict, version, folder / "full")
-
-
-def roll_back(settings: Settings) -> str:
-    """Make the champion before this one the champion again, without training; return its recipe.
-
-    What serves it (index, trie, lists) is then published by :func:`orchestration.index.publish_champion`.
-
-    Raises
-    ------
-    ArtifactError
-        If there is none, or its model or snapshot is gone.
-    """
-    registry = Registry(settings.mlflow)
-    version = registry.previous()
-    model, snapshot = (
-        settings.home / version.tags["model"] / "full",
-        settings.snapshots / version.tags["snapshot"],
+    candidate, snapshot = _candidate(settings, winner), current(settings.snapshots)
+    version = register(settings, winner, candidate)
+    folder = train(snapshot, winner, settings.models, settings.seed, ("full",), threads=1) / "full"
+    bound = version.bound | bind({"recommender": folder})
+    registry.bind(version.number, bound)
+    parts = _made_of(settings, snapshot, candidate) | {"recommender": folder}
+    write_decision(
+        settings,
+        {
+            "recipe": winner,
+            "model": str(folder.relative_to(settings.home)),
+            "snapshot": str(snapshot.relative_to(settings.home)),
+            "registry_version": version.number,
+            "parts": {part: str(path.relative_to(settings.home)) for part, path in parts.items()},
+            "bound": bound,
+            "gates": [vars(gate) for gate in verdict.gates],
+        },
     )
-    for folder in (model, snapshot):
-        read_manifest(folder)
-    _point_at(settings, version, model, snapshot, [])
-    registry.rollback()
-    return version.tags["recipe"]
+    registry.promote(version.number)
+    return Decision(verdict, registry.version(version.number), folder)
 
 
 def read_decision(settings: Settings) -> dict[str, Any]:
@@ -249,19 +271,9 @@ def read_decision(settings: Settings) -> dict[str, Any]:
     return decision
 
 
-def _point_at(
-    settings: Settings, version: Version, model: Path, snapshot: Path, gates: Sequence[Gate]
-) -> None:
-    write_json(
-        settings.evaluation / "champion.json",
-        {
-            "recipe": version.tags["recipe"],
-            "model": str(model.relative_to(settings.home)),
-            "snapshot": str(snapshot.relative_to(settings.home)),
-            "registry_version": version.number,
-            "gates": [vars(gate) for gate in gates],
-        },
-    )
+def write_decision(settings: Settings, decision: Mapping[str, Any]) -> None:
+    """Write which champion is to be served: the one that the next night refreshes."""
+    write_json(settings.evaluation / "champion.json", decision)
 
 
 def _candidate(settings: Settings, recipe: str) -> Path:

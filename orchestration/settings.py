@@ -90,6 +90,8 @@ class Settings(BaseSettings):
         The recall that the item index must reach, and its depth.
     recommendations_k
         Length of the nightly lists.
+    keep_publications
+        Publications kept whole, to roll back to; and the one that a rollback would choose, however old.
     parity_sample
         Entities of each feature view whose online values are compared with the marts every night.
     redis
@@ -130,6 +132,7 @@ class Settings(BaseSettings):
     index_recall: float = Field(default=0.99, gt=0, le=1)
     index_k: int = Field(default=100, ge=1)
     recommendations_k: int = Field(default=20, ge=1, le=1000)
+    keep_publications: int = Field(default=10, ge=2)
     parity_sample: int = Field(default=200, ge=1)
     redis: str | None = None
     duckdb_memory: str = "2GB"
@@ -249,6 +252,11 @@ class Settings(BaseSettings):
     def recommendations(self) -> Path:
         """Nightly recommendations, by version."""
         return self.home / "recommendations"
+
+    @property
+    def publications(self) -> Path:
+        """Record of each publication, ``N.json``."""
+        return self.home / "publications"
 
     @property
     def quality(self) -> Path:

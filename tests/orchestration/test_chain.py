@@ -259,20 +259,31 @@ def test_rollback_brings_back_what_was_served_without_training(
     from ml.evaluation.gates import Verdict
     from orchestration import models
     from orchestration.index import publish_champion
+    from orchestration.publications import roll_back
 
     first = chain.summary["champion"]
     other = "sasrec" if first != "sasrec" else "tiger"
     settings = get_settings()
     with pytest.raises(ArtifactError, match="no earlier champion"):
-        models.roll_back(settings)
-    monkeypatch.setattr(models, "choose_champion", lambda *_: Verdict(other, []))
-    assert models.decide(settings).verdict.champion == other
+        roll_back(settings)
+    monkeypatch.setattr(models, "choose_champion", lambda *_, **__: Verdict(other, []))
+    decision = models.decide(settings)
+    assert decision.verdict.champion == other
+    assert set(decision.version.bound) == {
+        *("encoder", "text_vectors", "vectors", "tokenizer", "semantic_ids"),
+        *("catalogue", "evaluated", "recommender"),
+    }
     publish_champion(settings)
+    champion = models.Registry(settings.mlflow).champion()
+    assert champion is not None
+    assert {"index", "trie", "heuristic"} <= set(champion.bound)
     assert read_json(chain.home / "champion.json")["recipe"] == other
     monkeypatch.setattr("ml.train.train", None)
-    assert models.roll_back(settings) == first
-    publish_champion(settings)
-    assert read_json(chain.home / "champion.json")["recipe"] == first
+    monkeypatch.setattr("orchestration.index.tune_index", None)
+    assert roll_back(settings)[0].recipe == first
+    live = read_json(chain.home / "champion.json")
+    assert live["recipe"] == models.read_decision(settings)["recipe"] == first
+    assert live["recommendations"] == f"recommendations/{current(settings.recommendations).name}"
 
 
 def test_failed_ingest_leaves_what_stood(chain: Chain) -> None:

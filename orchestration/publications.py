@@ -1,0 +1,327 @@
+"""Publications kept whole: what every night made live, and the way back to one of them. No Dagster.
+
+``publications/N.json`` holds what ``champion.json`` held while publication N was live, and binds every part by content
+hash. ``champion.json`` is what the service reads, and is replaced last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ValidationError
+
+from ml.artifacts import ArtifactError, is_complete, read_json, set_current, write_json
+from ml.bindings import LINEAGE, bind, check_bound
+from orchestration.models import read_decision, write_decision
+from orchestration.settings import Settings
+
+_log = logging.getLogger(__name__)
+#: Name of a part to the key of ``champion.json`` that says where it is.
+_SERVED = {
+    "recommender": "model",
+    "catalogue": "snapshot",
+    "trie": "trie",
+    "index": "index",
+    "heuristic": "heuristic",
+    "recommendations": "recommendations",
+}
+_VERSIONED = ("index", "tries", "recommendations")
+#: What ``champion.json`` says of the home as it is, and not of a publication.
+_OF_THE_HOME = ("as_of", "landing")
+
+
+class Publication(BaseModel):
+    """One publication.
+
+    Parameters
+    ----------
+    number
+        Counts up from 1.
+    published_at
+        When it went live first.
+    registry_version
+        Version of the model in the registry, where it has one.
+    champion
+        What ``champion.json`` holds while it is live.
+    decision
+        What ``evaluation/champion.json`` said: what a night refreshes.
+    parts, bound
+        Name of a part to its folder, relative to the home, and to its content hash.
+    withdrawn_at
+        When it was rolled back; a rollback that names no publication passes over it.
+    """
+
+    number: int
+    published_at: AwareDatetime
+    registry_version: str | None
+    champion: dict[str, Any]
+    decision: dict[str, Any]
+    parts: dict[str, str]
+    bound: dict[str, str]
+    withdrawn_at: AwareDatetime | None = None
+
+    @property
+    def recipe(self) -> str:
+        """Name of the champion's recipe."""
+        return str(self.champion["recipe"])
+
+    @property
+    def model(self) -> str:
+        """Folder of the champion, relative to the home."""
+        return str(self.champion["model"])
+
+
+def make_live(settings: Settings, champion: dict[str, Any]) -> Publication:
+    """Record a publication, point the service at it, and remove what no publication needs any more.
+
+    Parameters
+    ----------
+    champion
+        What ``champion.json`` is to hold; folders relative to the home.
+
+    Returns
+    -------
+    The publication that is live; the one before where nothing differs from it.
+
+    Raises
+    ------
+    ArtifactError
+        If a part has changed since it was bound, or if another champion was chosen while this one's lists were
+        made. What was live stays.
+    """
+    with _alone(settings):
+        decision = read_decision(settings)
+        if any(decision[key] != champion[key] for key in ("model", "snapshot")):
+            raise ArtifactError(
+                f"{decision['recipe']} became champion while the lists of {champion['recipe']} were made: "
+                "run it again"
+            )
+        served = {part: champion[key] for part, key in _SERVED.items() if champion.get(key)}
+        parts = {**decision.get("parts", {}), **served}
+        check_bound(decision.get("bound", {}), _folders(settings, parts), LINEAGE)
+        known, before = publications(settings), live(settings)
+        if before is not None:
+            same = {part: path for part, path in served.items() if before.parts.get(part) == path}
+            check_bound(before.bound, _folders(settings, same))
+        bound = decision.get("bound", {}) | bind(_folders(settings, served))
+        if before is not None and (before.champion, before.bound) == (champion, bound):
+            _write_live(settings, before, champion)
+            return before
+        made = Publication(
+            number=known[-1].number + 1 if known else 1,
+            published_at=datetime.now(UTC),
+            registry_version=decision.get("registry_version"),
+            champion=champion,
+            decision=decision,
+            parts=parts,
+            bound=bound,
+        )
+        _write(settings, made)
+        _write_live(settings, made, champion)
+        _prune(settings, made)
+    _tell_registry(settings, made)
+    return made
+
+
+def publications(settings: Settings) -> list[Publication]:
+    """Return the publications that are kept, oldest first.
+
+    Raises
+    ------
+    ArtifactError
+        If the record of one cannot be read.
+    """
+    numbers = sorted(int(path.stem) for path in settings.publications.glob("[0-9]*.json"))
+    return [_read(settings, number) for number in numbers]
+
+
+def live(settings: Settings) -> Publication | None:
+    """Return what the service is pointed at; None where nothing is, or where there is no record of it."""
+    path = settings.home / "champion.json"
+    number = read_json(path).get("publication") if path.is_file() else None
+    if number is None or not _path(settings, number).is_file():
+        return None
+    return _read(settings, number)
+
+
+def roll_back(settings: Settings, to: int | None = None) -> tuple[Publication, str | None]:
+    """Make an earlier publication live again, with the index and the lists that it had. Nothing is trained or built.
+
+    Parameters
+    ----------
+    to
+        Its number. By default the newest one before the live one that had another champion and was not itself
+        rolled back.
+
+    Returns
+    -------
+    The publication, and what went wrong with the registry where ``to`` was given, else None.
+
+    Raises
+    ------
+    ArtifactError
+        If there is no such publication, if a part of it is gone or has changed, or if the registry cannot be reached
+        and ``to`` was not given. Nothing has changed then.
+    """
+    with _alone(settings):
+        target = _choose(settings, to)
+        check_bound(target.bound, _folders(settings, target.parts), LINEAGE)
+        if to is None:
+            try:
+                _promote(settings, target)
+            except Exception as error:
+                raise ArtifactError(
+                    f"the registry cannot be reached, nothing was changed ({_first_line(error)}): "
+                    f"go on without it by --to {target.number}"
+                ) from None
+        _repoint(settings, target)
+        trouble = None
+        if to is not None:
+            try:
+                _promote(settings, target)
+            except Exception as error:
+                trouble = f"the registry was not told, its alias stays as it was: {_first_line(error)}"
+        return target, trouble
+
+
+def _choose(settings: Settings, to: int | None) -> Publication:
+    known = publications(settings)
+    if to is not None:
+        for publication in known:
+            if publication.number == to:
+                return publication
+        kept = f"kept are {_ranges(known)}" if known else "none is kept"
+        raise ArtifactError(f"there is no publication {to}: {kept}")
+    now = live(settings)
+    for publication in reversed(known):
+        if now is not None and _may_follow(publication, now):
+            return publication
+    raise ArtifactError("there is no earlier champion to go back to; publications lists what is kept")
+
+
+def _may_follow(publication: Publication, now: Publication) -> bool:
+    """Tell whether a rollback from ``now`` may choose a publication by itself."""
+    return (
+        publication.number < now.number
+        and publication.model != now.model
+        and publication.withdrawn_at is None
+    )
+
+
+def _repoint(settings: Settings, target: Publication) -> None:
+    """Make a publication live; ``champion.json`` last, so that a kill before that is mended by doing it again."""
+    now = datetime.now(UTC)
+    for publication in publications(settings):
+        # What came after is passed over from now on; what is asked for by number is taken in again.
+        withdrawn = publication.number > target.number
+        if publication.number >= target.number and withdrawn != (publication.withdrawn_at is not None):
+            _write(settings, publication.model_copy(update={"withdrawn_at": now if withdrawn else None}))
+    write_decision(settings, target.decision)
+    for part, versions in (
+        ("index", settings.index),
+        ("trie", settings.tries),
+        ("recommendations", settings.recommendations),
+    ):
+        if part in target.parts:
+            set_current(versions, Path(target.parts[part]).name)
+    path = settings.home / "champion.json"
+    stated = read_json(path) if path.is_file() else {}
+    _write_live(
+        settings, target, target.champion | {key: stated[key] for key in _OF_THE_HOME if key in stated}
+    )
+
+
+def _write_live(settings: Settings, publication: Publication, champion: dict[str, Any]) -> None:
+    content = champion | {"publication": publication.number}
+    path = settings.home / "champion.json"
+    if not path.is_file() or read_json(path) != content:
+        write_json(path, content)
+
+
+def _promote(settings: Settings, publication: Publication) -> None:
+    if publication.registry_version is None:
+        return
+    from ml.registry import Registry
+
+    Registry(settings.mlflow).promote(publication.registry_version)
+
+
+def _tell_registry(settings: Settings, publication: Publication) -> None:
+    """Complete the version's tags by what it is served with; a registry out of reach does not stop a night."""
+    if publication.registry_version is None:
+        return
+    try:
+        from ml.registry import Registry
+
+        registry = Registry(settings.mlflow)
+        registry.bind(publication.registry_version, publication.bound)
+        registry.promote(publication.registry_version)
+    except Exception as error:
+        _log.warning(
+            "publication %d is live, the registry was not told: %s", publication.number, _first_line(error)
+        )
+
+
+def _prune(settings: Settings, now: Publication) -> None:
+    """Remove served versions, and records, that none of the last publications needs, nor a rollback."""
+    known = publications(settings)
+    kept = {publication.number for publication in known[-settings.keep_publications :]} | {now.number}
+    kept |= {p.number for p in [p for p in known if _may_follow(p, now)][-1:]}
+    needed = {path for p in known if p.number in kept for path in p.parts.values()}
+    for name in _VERSIONED:
+        for folder in (settings.home / name).glob("[!.]*"):
+            stated = f"{name}/{folder.name}"
+            if stated not in needed and is_complete(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+    for publication in known:
+        if publication.number not in kept:
+            _path(settings, publication.number).unlink(missing_ok=True)
+
+
+def _folders(settings: Settings, parts: dict[str, str]) -> dict[str, Path]:
+    return {name: settings.home / path for name, path in parts.items()}
+
+
+def _path(settings: Settings, number: int) -> Path:
+    return settings.publications / f"{number}.json"
+
+
+def _read(settings: Settings, number: int) -> Publication:
+    path = _path(settings, number)
+    try:
+        return Publication.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtifactError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _write(settings: Settings, publication: Publication) -> None:
+    write_json(_path(settings, publication.number), publication.model_dump(mode="json"))
+
+
+def _ranges(known: Sequence[Publication]) -> str:
+    return ", ".join(str(publication.number) for publication in known)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Let one process at a time change what is live. Not the lock of the home, which a UI holds for days."""
+    settings.publications.mkdir(parents=True, exist_ok=True)
+    handle = os.open(settings.publications / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
