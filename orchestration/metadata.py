@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue:
@@ -29,6 +32,43 @@ def bar_plot(values: Mapping[str, float], title: str, unit: str) -> dg.MetadataV
     axes.barh(list(values)[::-1], list(values.values())[::-1], color="#4a7ebb")
     axes.set_title(title)
     axes.set_xlabel(unit)
+    return _drawn(figure, title)
+
+
+def curve_plot(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    title: str,
+    labels: tuple[str, str],
+    target: float | None = None,
+) -> dg.MetadataValue:
+    """Return a line for each named list of points as an inline picture; the vertical axis is logarithmic.
+
+    Parameters
+    ----------
+    curves
+        Name to points (x, y), y above 0.
+    labels
+        Of the axes, x first.
+    target
+        An x to mark.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, points in curves.items():
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
+    if target is not None:
+        axes.axvline(target, color="grey", linestyle="--", label=f"target {target:g}")
+    axes.set_yscale("log")
+    axes.set_title(title)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.legend()
+    return _drawn(figure, title)
+
+
+def _drawn(figure: Figure, title: str) -> dg.MetadataValue:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     return picture(buffer.getvalue(), title)

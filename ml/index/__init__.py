@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ml.index.build import IndexSpec, build_index, exact_search, search, set_effort
-from ml.index.publish import load_index, make_live, publish_index
+from ml.index.publish import index_version, load_index, make_live, publish_index
 from ml.index.tune import Trial, tune_index
 from ml.index.verify import recall_against_exact, verify_index
 
@@ -12,6 +12,7 @@ __all__ = [
     "Trial",
     "build_index",
     "exact_search",
+    "index_version",
     "load_index",
     "make_live",
     "publish_index",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ml.artifacts import ArtifactError
 
@@ -17,18 +17,23 @@ class IndexSpec(BaseModel):
     Parameters
     ----------
     factory
-        A FAISS factory string: ``"Flat"`` or ``"HNSW32"``, for example.
+        A FAISS factory string: ``"Flat"``, ``"HNSW32"`` or ``"IVF256,PQ32x4fs,RFlat"``, for example.
     effort
-        ``efSearch`` of an HNSW index; without meaning, and ``None``, for an exact one.
+        ``efSearch`` of an HNSW index, ``nprobe`` of an inverted file; without meaning, and ``None``, for an exact one.
+    refine
+        Of an index that ends in ``RFlat``: how many candidates are scored exactly for each item asked for.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     factory: str
-    effort: int | None = None
+    effort: int | None = Field(default=None, ge=1)
+    refine: int | None = Field(default=None, ge=1)
 
     def __str__(self) -> str:
-        return self.factory if self.effort is None else f"{self.factory} ef={self.effort}"
+        told = "nprobe" if "IVF" in self.factory else "ef"
+        parts = [(told, self.effort), ("refine", self.refine)]
+        return " ".join([self.factory, *(f"{name}={value}" for name, value in parts if value is not None)])
 
 
 def build_index(vectors: NDArray[np.float32], spec: IndexSpec) -> Any:
@@ -66,16 +71,21 @@ def build_index(vectors: NDArray[np.float32], spec: IndexSpec) -> Any:
         index.add(data)
     finally:
         faiss.omp_set_num_threads(threads)
-    set_effort(index, spec.effort)
+    set_effort(index, spec)
     return index
 
 
-def set_effort(index: Any, effort: int | None) -> None:
-    """Set ``efSearch`` of an HNSW index; does nothing when ``effort`` is ``None``."""
-    if effort is not None:
-        import faiss
+def set_effort(index: Any, spec: IndexSpec) -> None:
+    """Let an index of the type of ``spec`` search as hard as it says; where it says nothing, nothing changes."""
+    if spec.effort is None and spec.refine is None:
+        return
+    import faiss
 
-        faiss.ParameterSpace().set_index_parameter(index, "efSearch", effort)
+    space = faiss.ParameterSpace()
+    if spec.effort is not None:
+        space.set_index_parameter(index, "nprobe" if "IVF" in spec.factory else "efSearch", spec.effort)
+    if spec.refine is not None:
+        space.set_index_parameter(index, "k_factor_rf", spec.refine)
 
 
 def search(index: Any, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

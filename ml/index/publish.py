@@ -40,13 +40,14 @@ def publish_index(
     """Write ``out/VERSION`` and return it; the version names the vectors, the setting and the inputs.
 
     The folder holds ``index.faiss``, the vectors it was built on (``vectors.safetensors``, ``[n_items, d]``
-    float32) and the manifest. A version is made live by :func:`make_live`, once its checks have passed.
+    float32) and the manifest. A version is made live by :func:`make_live`, once its checks have passed. One that was
+    published before is written again where its file is damaged.
     """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    content = hash_bytes(str(vectors.shape).encode(), vectors.data.cast("B"))
-    version = hash_json({"vectors": content, "spec": spec.model_dump(), "inputs": inputs})
+    content = _hash_vectors(vectors)
+    version = index_version(spec, vectors, inputs)
     folder = out / version
-    if is_complete(folder):
+    if is_complete(folder) and _is_intact(folder):
         return folder
     import faiss
 
@@ -65,6 +66,12 @@ def publish_index(
             ),
         )
     return folder
+
+
+def index_version(spec: IndexSpec, vectors: NDArray[np.float32], inputs: dict[str, str]) -> str:
+    """Return the name that :func:`publish_index` gives to an index."""
+    content = _hash_vectors(np.ascontiguousarray(vectors, dtype=np.float32))
+    return hash_json({"vectors": content, "spec": spec.model_dump(), "inputs": inputs})
 
 
 def make_live(folder: Path) -> None:
@@ -95,6 +102,15 @@ def load_index(
     manifest = read_manifest(folder, KIND)
     check_made_from(folder, built_on or {})
     path = folder / "index.faiss"
-    if not path.is_file() or hash_file(path) != manifest.inputs["index.faiss"]:
+    if not _is_intact(folder):
         raise ArtifactError(f"{path} is missing or differs from what was published")
     return faiss.read_index(str(path)), load_file(folder / "vectors.safetensors")["vectors"], manifest
+
+
+def _is_intact(folder: Path) -> bool:
+    path = folder / "index.faiss"
+    return path.is_file() and hash_file(path) == read_manifest(folder, KIND).inputs["index.faiss"]
+
+
+def _hash_vectors(vectors: NDArray[np.float32]) -> str:
+    return hash_bytes(str(vectors.shape).encode(), vectors.data.cast("B"))

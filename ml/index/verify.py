@@ -14,7 +14,11 @@ _TOLERANCE = 1e-5
 
 
 def recall_against_exact(
-    index: Any, vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int = 100
+    index: Any,
+    vectors: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    k: int = 100,
+    bounds: NDArray[np.float32] | None = None,
 ) -> float:
     """Return the share of the true top ``k`` that the index finds.
 
@@ -31,14 +35,18 @@ def recall_against_exact(
         ``[n, d]`` float32.
     k
         Depth; cut to the number of items.
+    bounds
+        float32 [n], the k-th best inner product of each query, where it is known from an earlier call of
+        :func:`~ml.index.build.exact_search`.
     """
     k = min(k, len(vectors))
     if len(queries) == 0:
         raise ArtifactError("recall needs at least one query")
-    threshold = exact_search(vectors, queries, k)[:, -1]
+    if bounds is None:
+        bounds = exact_search(vectors, queries, k)[:, -1]
     items, _ = search(index, queries, k)
     found = 0
-    for query, row, bound in zip(queries, items, threshold, strict=True):
+    for query, row, bound in zip(queries, items, bounds, strict=True):
         unique = np.unique(row[(row >= 0) & (row < len(vectors))])
         slack = _TOLERANCE * max(1.0, abs(float(bound)))
         found += min(k, int(np.sum(vectors[unique] @ query >= bound - slack)))

@@ -186,6 +186,7 @@ def test_recall_check_blocks_an_index_that_lost_its_items(
         built.add(vectors[: len(vectors) // 2])
         return built, spec.model_copy(update={"effort": 1}), trials
 
+    monkeypatch.setattr(index, "_settled", lambda *_: None)
     monkeypatch.setattr(index, "tune_index", halved)
     built = index.build_item_index(get_settings())
     assert not built.passed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from ml.index import IndexSpec, build_index, make_live, publish_index
 from ml.recommenders import build
 from ml.snapshot import load_snapshot, write_snapshot
 from ml.tokenizers.lifecycle import assign_semantic_ids, fit_tokenizer
+from orchestration import index
 from orchestration.index import build_trie, load_champion, publish_recommendations
 from orchestration.settings import Settings
 from tests.ml.tokenizers.samples import sample_items
@@ -125,3 +127,33 @@ def test_trie_names_its_tokenizer(settings: Settings) -> None:
     }
     set_current(settings.tries, trie.name)
     assert current(settings.tries) == trie
+
+
+def test_setting_is_searched_for_once_for_a_champion(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned: list[int] = []
+    honest = index.tune_index
+
+    def counted(vectors: Any, queries: Any, k: int, target: float) -> Any:
+        tuned.append(k)
+        built, _, trials = honest(vectors, queries, k, target)
+        spec = IndexSpec(factory="HNSW16", effort=64)
+        return build_index(vectors, spec), spec, trials
+
+    monkeypatch.setattr(index, "tune_index", counted)
+    choose(settings, "first")
+    first = index.build_item_index(settings)
+    assert first.passed
+    assert current(settings.index) == first.folder
+    again = index.build_item_index(settings)
+    assert (again.spec, again.trials, again.folder) == (first.spec, first.trials, first.folder)
+    assert tuned == [100]
+    # What was damaged is made anew, by the same setting; another goal asks for another search.
+    (first.folder / "index.faiss").write_bytes(b"damaged")
+    assert index.build_item_index(settings).passed
+    assert tuned == [100]
+    index.build_item_index(settings.model_copy(update={"index_k": 5}))
+    choose(settings, "second")
+    index.build_item_index(settings)
+    assert tuned == [100, 5, 100]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import dagster as dg
 
+from ml.index import Trial
 from orchestration.defs.models.assets import champion
 from orchestration.defs.semantic_ids.assets import semantic_ids
 from orchestration.defs.vectors.assets import item_behaviour_vectors
 from orchestration.defs.warehouse.assets import marts
 from orchestration.failures import RETRY, one_line_failures
 from orchestration.index import build_item_index, build_trie, publish_recommendations
-from orchestration.metadata import table
+from orchestration.metadata import curve_plot, table
 from orchestration.settings import get_settings
 
 
@@ -34,6 +37,7 @@ def item_index() -> dg.MaterializeResult:
             "trials": table(
                 [{"setting": str(t.spec), "recall": t.recall, "ms": t.latency_ms} for t in built.trials]
             ),
+            "plot": recall_curve(built.trials, settings.index_recall, settings.index_k),
             "path": dg.MetadataValue.path(str(built.folder)),
         },
         check_results=[
@@ -45,6 +49,16 @@ def item_index() -> dg.MaterializeResult:
         ],
         data_version=dg.DataVersion(built.folder.name),
     )
+
+
+def recall_curve(trials: Sequence[Trial], target: float, k: int) -> dg.MetadataValue:
+    """Return what each type of index costs at which recall."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for trial in trials:
+        refine = trial.spec.refine
+        name = trial.spec.factory if refine is None else f"{trial.spec.factory} refine={refine}"
+        curves.setdefault(name, []).append((trial.recall, trial.latency_ms))
+    return curve_plot(curves, "Recall and latency", (f"recall@{k}", "ms, one query"), target)
 
 
 @dg.asset(group_name="index", kinds={"torch"}, deps=[champion, semantic_ids], retry_policy=RETRY)

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from ml.artifacts import ArtifactError
 from ml.index import (
     IndexSpec,
+    Trial,
     build_index,
     exact_search,
+    index_version,
     load_index,
     publish_index,
     recall_against_exact,
@@ -19,13 +21,11 @@ from ml.index import (
     tune_index,
     verify_index,
 )
+from ml.index.tune import families
+from tests.ml.index.samples import low_dimensional
 
-
-def low_dimensional(n: int, d: int = 32, intrinsic: int = 12, seed: int = 0) -> NDArray[np.float32]:
-    """Points of a known intrinsic dimension: hard enough that a lazy search misses neighbours."""
-    rng = np.random.default_rng(seed)
-    points = rng.normal(size=(n, intrinsic)) @ rng.normal(size=(intrinsic, d))
-    return points.astype(np.float32)
+HNSW = IndexSpec(factory="HNSW32", effort=512)
+IVF = IndexSpec(factory="IVF32,PQ16x4fs,RFlat", effort=32, refine=32)
 
 
 def test_exact_search_agrees_with_full_sort() -> None:
@@ -44,36 +44,78 @@ def test_flat_index_is_exact_and_pads() -> None:
     assert recall_against_exact(index, vectors, queries, 100) == 1.0
 
 
-def test_recall_check_fails_when_effort_is_lowered() -> None:
+@pytest.mark.parametrize(
+    ("spec", "lowered"),
+    [
+        (HNSW, HNSW.model_copy(update={"effort": 1})),
+        (IVF, IVF.model_copy(update={"effort": 1})),
+        (IVF, IVF.model_copy(update={"refine": 1})),
+    ],
+)
+def test_recall_check_fails_when_effort_is_lowered(spec: IndexSpec, lowered: IndexSpec) -> None:
     vectors, queries = low_dimensional(4000), low_dimensional(100, seed=1)
-    index = build_index(vectors, IndexSpec(factory="HNSW32", effort=512))
-    assert verify_index(index, vectors, queries, 100, 0.98)[0]
-    set_effort(index, 1)
+    index = build_index(vectors, spec)
+    assert verify_index(index, vectors, queries, 10, 0.98)[0]
+    set_effort(index, lowered)
     passed, recall, reason = verify_index(index, vectors, queries, 10, 0.98)
     assert not passed
     assert recall < 0.9
     assert "is below 0.98" in reason
 
 
-def test_recall_check_fails_on_corrupted_or_missing_vectors() -> None:
-    vectors, queries = low_dimensional(500), low_dimensional(20, seed=1)
-    shuffled = build_index(vectors[::-1].copy(), IndexSpec(factory="Flat"))
-    assert recall_against_exact(shuffled, vectors, queries, 10) < 0.5
+@pytest.mark.parametrize("spec", [IndexSpec(factory="Flat"), HNSW, IVF])
+def test_recall_check_fails_on_corrupted_vectors(spec: IndexSpec) -> None:
+    vectors, queries = low_dimensional(2000), low_dimensional(50, seed=1)
+    rng = np.random.default_rng(2)
+    assert verify_index(build_index(vectors, spec), vectors, queries, 10, 0.98)[0]
+    permuted = vectors[rng.permutation(len(vectors))]
+    noisy = vectors + rng.normal(scale=vectors.std(), size=vectors.shape).astype(np.float32)
+    some = vectors.copy()
+    some[rng.random(len(vectors)) < 0.1] *= -1
+    for corrupt in (permuted, noisy, some):
+        passed, recall, reason = verify_index(build_index(corrupt, spec), vectors, queries, 10, 0.98)
+        assert (passed, reason) == (False, f"recall@10 {recall:.4f} is below 0.98")
     short = build_index(vectors[:400], IndexSpec(factory="Flat"))
     assert verify_index(short, vectors, queries, 10, 0.9) == (
         False,
         0.0,
-        "index holds 400 vectors, the catalogue 500",
+        "index holds 400 vectors, the catalogue 2000",
     )
 
 
 def test_tuning_takes_the_fastest_that_reaches_the_target() -> None:
     vectors, queries = low_dimensional(3000), low_dimensional(80, seed=1)
     index, spec, trials = tune_index(vectors, queries, k=50, target=0.99, exact_below=0)
-    assert len(trials) == 6
-    reaching = [t for t in trials if t.recall >= 0.99]
-    assert spec == min(reaching, key=lambda t: t.latency_ms).spec
-    assert recall_against_exact(index, vectors, queries, 50) >= 0.99
+    kinds = {trial.spec.factory for trial in trials}
+    assert kinds == {"Flat", "HNSW16", "HNSW32", "IVF64,PQ16x4fs,RFlat"}
+    assert len({str(trial.spec) for trial in trials}) == len(trials) == 1 + 8 + 15
+    reaching = [trial for trial in trials if trial.recall >= 0.99]
+    assert spec == min(reaching, key=lambda trial: trial.latency_ms).spec
+    # The index that comes back searches as hard as its setting says, although others were tried after it.
+    assert recall_against_exact(index, vectors, queries, 50) == next(
+        trial.recall for trial in trials if trial.spec == spec
+    )
+    assert [Trial.from_dict(trial.as_dict()) for trial in trials] == trials
+
+
+def test_harder_search_finds_more() -> None:
+    vectors, queries = low_dimensional(3000), low_dimensional(80, seed=1)
+    _, _, trials = tune_index(vectors, queries, k=50, target=2, exact_below=0)
+    graph = [trial.recall for trial in trials if trial.spec.factory == "HNSW16"]
+    assert graph == sorted(graph)
+    lists = [trial.recall for trial in trials if trial.spec.refine == 16]
+    assert lists == sorted(lists)
+    assert lists[0] < 0.9 < lists[-1]
+
+
+def test_nothing_but_an_exact_scan_reaches_what_is_beyond_reach() -> None:
+    vectors, queries = low_dimensional(500), low_dimensional(20, seed=1)
+    _, spec, _ = tune_index(vectors, queries, k=50, target=1.1, exact_below=0)
+    assert str(spec) == "Flat"
+
+
+def test_odd_width_has_no_product_codes() -> None:
+    assert [str(family[-1]) for family in families(1000, 7)] == ["HNSW16 ef=512", "HNSW32 ef=512"]
 
 
 def test_small_catalogue_is_scanned() -> None:
@@ -102,6 +144,19 @@ def test_publication_round_trip_and_truncated_file(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(ArtifactError, match="differs from what was published"):
         load_index(folder)
+    assert publish_index(tmp_path, index, spec, vectors, {"model": "abc"}, {}) == folder
+    assert load_index(folder)[0].ntotal == 200
+    assert folder.name == index_version(spec, vectors, {"model": "abc"})
+
+
+def test_effort_is_published_with_the_index(tmp_path: Path) -> None:
+    vectors = low_dimensional(2000)
+    folder = publish_index(tmp_path, build_index(vectors, IVF), IVF, vectors, {}, {})
+    loaded, _, manifest = load_index(folder)
+    np.testing.assert_array_equal(
+        search(loaded, vectors[:50], 10)[0], search(build_index(vectors, IVF), vectors[:50], 10)[0]
+    )
+    assert IndexSpec.model_validate(manifest.recipe) == IVF
 
 
 @pytest.mark.parametrize("bad", [np.full((3, 2), np.nan, np.float32), np.zeros((0, 4), np.float32)])
