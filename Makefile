@@ -10,7 +10,7 @@ BIN := .venv/bin
 export TESSERA_HOME ?= $(CURDIR)/.tessera
 
 .DEFAULT_GOAL := help
-.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers bench-training bench-throughput bench-decoding leaderboard queue lint format lock clean bench-audit
+.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers bench-training bench-throughput bench-decoding leaderboard queue lint format lock clean bench-audit replay
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -81,6 +81,9 @@ bench-throughput: .venv/.installed ## Share of the machine that training uses: m
 
 bench-decoding: .venv/.installed ## Constrained beam search beside Hugging Face's generate: make bench-decoding SNAPSHOT=folder
 	@$(BIN)/python -m benchmarks.decoding $(SNAPSHOT)
+
+replay: manifest ## Live through the last days of a log: make replay [SOURCE=deskdrop DATA=folder DAYS=14 UNTIL=2016-07-31]
+	@$(BIN)/python -m benchmarks.replay --source $(SOURCE) --days $(or $(DAYS),14) $(if $(DATA),--data $(DATA)) $(if $(UNTIL),--until $(UNTIL))
 
 queue: .venv/.installed ## Do the full-size runs that wait for a GPU
 	@$(BIN)/python -m benchmarks.run_queue

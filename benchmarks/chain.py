@@ -1,6 +1,7 @@
-"""One run of logs to features, over a range of days, in a process of its own: ``python -m benchmarks.chain FIRST LAST``.
+"""One run of a job over a range of days, in a process of its own: ``python -m benchmarks.chain FIRST LAST [JOB]``.
 
-Prints one line of JSON with seconds and peak memory. ``TESSERA_HOME`` and ``TESSERA_DATA`` say what is run on.
+Without a job it is logs to features. Prints one line of JSON with seconds and peak memory. ``TESSERA_HOME`` and
+``TESSERA_DATA`` say what is run on.
 """
 
 from __future__ import annotations
@@ -14,10 +15,18 @@ from contextlib import redirect_stdout
 from typing import Any
 
 GROUPS = ("ingest", "warehouse", "features")
+DATA = "data"
 
 
-def run(first: str, last: str) -> dict[str, Any]:
-    """Run the assets of :data:`GROUPS` and their checks for the days ``first`` to ``last``.
+def run(first: str, last: str, job: str = DATA) -> dict[str, Any]:
+    """Run a job for the days ``first`` to ``last``, or ``retrain`` for all recipes.
+
+    Parameters
+    ----------
+    first, last
+        Days, as partitions are named.
+    job
+        One of the project, or :data:`DATA`: the assets of :data:`GROUPS` and their checks.
 
     Raises
     ------
@@ -29,7 +38,7 @@ def run(first: str, last: str) -> dict[str, Any]:
     from rich.console import Console
 
     from orchestration import home as homes
-    from orchestration.demo import release_dead_runs
+    from orchestration.demo import cause_of, group_of, release_dead_runs
     from orchestration.memory import PeakMemory
     from orchestration.partitions import range_tags
     from orchestration.progress import ProgressHandler
@@ -46,24 +55,26 @@ def run(first: str, last: str) -> dict[str, Any]:
     with PeakMemory() as memory:
         from orchestration.definitions import defs
 
-        job = dg.define_asset_job("data", selection=dg.AssetSelection.groups(*GROUPS))
+        data = dg.define_asset_job(DATA, selection=dg.AssetSelection.groups(*GROUPS))
+        definitions = dg.Definitions.merge(defs(), dg.Definitions(jobs=[data]))
         ProgressHandler.console = Console(file=io.StringIO())
-        result = (
-            dg.Definitions.merge(defs(), dg.Definitions(jobs=[job]))
-            .resolve_job_def("data")
-            .execute_in_process(
-                instance=dg.DagsterInstance.get(),
-                tags=range_tags(first, last),
-                run_config={"loggers": {"progress": {}}},
-                raise_on_error=False,
-            )
+        keys = (settings.recipes[0], settings.recipes[-1]) if job == "retrain" else (first, last)
+        result = definitions.resolve_job_def(job).execute_in_process(
+            instance=dg.DagsterInstance.get(),
+            tags=range_tags(*keys),
+            run_config={"loggers": {"progress": {}}},
+            raise_on_error=False,
         )
     if not result.success:
-        failed = [event.step_key for event in result.all_events if event.is_step_failure]
-        raise RuntimeError(f"{failed} failed; {settings.dagster_home} says more")
+        raise RuntimeError(f"{cause_of(result)}; {settings.dagster_home} says more")
+    groups: dict[str, float] = {}
+    for step, seconds in ProgressHandler.seconds.items():
+        group = group_of(definitions, step)
+        groups[group] = round(groups.get(group, 0.0) + seconds, 2)
     return {
         "seconds": round(time.monotonic() - began, 2),
         "stages": {step: round(seconds, 2) for step, seconds in ProgressHandler.seconds.items()},
+        "groups": groups,
         "peak_mb": round(memory.peak_mb),
     }
 
@@ -71,7 +82,7 @@ def run(first: str, last: str) -> dict[str, Any]:
 def main() -> None:
     """Run what the command line asks for."""
     with redirect_stdout(sys.stderr):
-        told = run(*sys.argv[1:3])
+        told = run(*sys.argv[1:4])
     sys.stdout.write(json.dumps(told) + "\n")
 
 

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.chain import DATA
 from benchmarks.record import Row, write
 from benchmarks.straight import Straight, build_straight, differences
 from ml.artifacts import read_manifest, write_json
@@ -112,20 +113,20 @@ def kept(steps: Path, name: str, measured: Callable[[], dict[str, Any]]) -> dict
     return done[name]
 
 
-def run(home: Path, landing: Path, first: date, last: date) -> dict[str, Any]:
-    """Run the chain over a range of days in a process of its own."""
+def run(home: Path, landing: Path, first: date, last: date, job: str = DATA) -> dict[str, Any]:
+    """Run a job of `benchmarks.chain` over a range of days in a process of its own."""
     environment = os.environ | {"TESSERA_HOME": str(home), "TESSERA_DATA": str(landing)}
-    command = [sys.executable, "-m", "benchmarks.chain", str(first), str(last)]
-    load, memory = round(os.getloadavg()[0], 2), os.environ["TESSERA_DUCKDB_MEMORY"]
+    command = [sys.executable, "-m", "benchmarks.chain", str(first), str(last), job]
+    load, memory = round(os.getloadavg()[0], 2), os.environ.get("TESSERA_DUCKDB_MEMORY")
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"the chain failed on {first} to {last}: {home}")
+        raise SystemExit(f"{job} failed on {first} to {last}: {home}")
     told: dict[str, Any] = {
         **json.loads(done.stdout.splitlines()[-1]),
         "load_before": load,
         "duckdb_memory": memory,
     }
-    sys.stdout.write(f"{first} to {last}: {told}\n")
+    sys.stdout.write(f"{job} {first} to {last}: {told}\n")
     sys.stdout.flush()
     return told
 

@@ -118,7 +118,7 @@ def _materialize(settings: Settings, days: list[date], console: Console) -> dict
             _run(definitions, instance, job, first, last)
     groups: dict[str, float] = {}
     for step, seconds in ProgressHandler.seconds.items():
-        group = _group_of(definitions, step)
+        group = group_of(definitions, step)
         groups[group] = groups.get(group, 0.0) + seconds
     return groups
 
@@ -165,7 +165,8 @@ def cause_of(result: dg.ExecuteInProcessResult) -> str | None:
     return None
 
 
-def _group_of(definitions: dg.Definitions, step: str) -> str:
+def group_of(definitions: dg.Definitions, step: str) -> str:
+    """Return the asset group that a step belongs to; ``"checks"`` for a check that is a step of its own."""
     for assets in definitions.resolve_asset_graph().assets_defs:
         if assets.keys and assets.node_def.name == step:
             return next(iter(assets.group_names_by_key.values()))
