@@ -25,6 +25,10 @@ class UnknownItemError(Exception):
     """The catalogue has no such item."""
 
 
+class LookupUnavailableError(Exception):
+    """The online store gave no answer; the message is a reason that a caller may read."""
+
+
 class Champion(Protocol):
     """What the engine needs of a recommender."""
 

@@ -18,6 +18,7 @@ from serving.api.middleware import Bounded, Observed
 from serving.api.problems import Problem, add_problem_handlers
 from serving.api.security import Gate
 from serving.engine import Engine
+from serving.guard import Guard
 from serving.holder import EngineHolder
 from serving.keys import KeyFile
 from serving.posted import EventDesk
@@ -40,13 +41,26 @@ def create_app(
         Switches; by default those of the environment.
     """
     settings = settings or ServiceSettings()
+    metrics = Metrics()
+    guard = Guard(settings.lookup_timeout, count=lambda outcome: metrics.lookups.labels(outcome).inc())
+
+    def guarded(make: Callable[[Path], Engine]) -> Callable[[Path], Engine]:
+        def made(home: Path) -> Engine:
+            engine = make(home)
+            engine.lookup = guard.over(engine.lookup)
+            return engine
+
+        return made
+
     if load is None:
         search = settings.text_search
         holder = EngineHolder(
-            home, partial(load_engine, text_search=search), partial(load_fallback, text_search=search)
+            home,
+            guarded(partial(load_engine, text_search=search)),
+            guarded(partial(load_fallback, text_search=search)),
         )
     else:
-        holder = EngineHolder(home, load)
+        holder = EngineHolder(home, guarded(load))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -69,7 +83,8 @@ def create_app(
     app.state.holder = holder
     app.state.desk = EventDesk(home, secret)
     app.state.landing = lambda: read_published(home).landing
-    app.state.metrics = metrics = Metrics()
+    app.state.metrics = metrics
+    app.state.guard = guard
     app.state.gate = Gate(settings, KeyFile(home))
     add_problem_handlers(app)
     for router in (routes.reading, routes.writing, routes.unversioned, operations.router):

@@ -16,6 +16,7 @@ from serving.answers import (
     Encode,
     EngineError,
     Lookup,
+    LookupUnavailableError,
     Recommendations,
     RecommendedItem,
     Search,
@@ -112,6 +113,9 @@ class Engine:
         """
         try:
             features = self.lookup.user(user_id)
+        except LookupUnavailableError as error:
+            # Its cause was logged where it was noticed.
+            return replace(self._popular(k, wanted, (), str(error)), user_id=user_id)
         except Exception:
             _log.exception("the online store does not answer")
             answer = self._popular(k, wanted, (), "the online store does not answer")

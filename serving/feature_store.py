@@ -252,6 +252,27 @@ def online_settings(home: Path) -> dict[str, Any]:
     return online
 
 
+def online_file(home: Path) -> Path | None:
+    """Return the file of the online store; None where Redis holds it."""
+    online = online_settings(home)
+    return Path(online["path"]) if online["type"] == "sqlite" else None
+
+
+def require_online_file(path: Path) -> tuple[int, int]:
+    """Return what tells a file of the online store from another one of its name.
+
+    Raises
+    ------
+    FeatureStoreError
+        If there is none: SQLite would make an empty one.
+    """
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        raise FeatureStoreError(f"{path} is gone: a nightly run makes it again") from None
+    return stat.st_dev, stat.st_ino
+
+
 def _settings(home: Path) -> dict[str, Any]:
     import feature_repo
 

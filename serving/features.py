@@ -9,7 +9,13 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from serving.feature_store import FeatureStoreError, online_errors, open_store
+from serving.feature_store import (
+    FeatureStoreError,
+    online_errors,
+    online_file,
+    open_store,
+    require_online_file,
+)
 
 Clock = Callable[[], datetime]
 UNKNOWN = "unknown"
@@ -86,7 +92,10 @@ class FeatureLookup:
 
     def __init__(self, home: Path, clock: Clock = wall_clock, max_age: timedelta | None = None) -> None:
         self._clock = clock
+        self._home = home
         self._store = open_store(home)
+        self._file = online_file(home)
+        self._opened: tuple[int, int] | None = None
         self._views: dict[str, Any] = {}
         self._features: dict[str, list[str]] = {}
         self._limits: dict[str, timedelta] = {}
@@ -144,6 +153,7 @@ class FeatureLookup:
         return rows
 
     def _online(self, view: str, keys: list[Any]) -> list[tuple[datetime | None, dict[str, Any] | None]]:
+        self._reopen()
         # The store's own read: Feast's get_online_features costs twice as much, and more with each feature.
         with online_errors():
             # The list of names is a copy, for the Redis store adds to it.
@@ -151,6 +161,15 @@ class FeatureLookup:
                 self._store.config, self._views[view], keys, list(self._features[view])
             )
         return found
+
+    def _reopen(self) -> None:
+        """Follow a file that was put in the place of the one that is open, which nobody writes any more."""
+        if self._file is None:
+            return
+        found = require_online_file(self._file)
+        if self._opened not in (None, found):
+            self._store = open_store(self._home)
+        self._opened = found
 
     def _refusal(self, view: str, written: datetime | None, now: datetime) -> str | None:
         # Second 0 stands for an entity whose values were blanked, and in Redis for one that was never there.

@@ -22,6 +22,7 @@ from serving.push import PushedEvent, push_events
 
 _log = logging.getLogger(__name__)
 _DIGITS = 32
+_MOST_LATE = 1000
 _PUSH_WAIT_S = 1.0
 """A push waits for as long as a night writes; a caller does not."""
 
@@ -86,6 +87,8 @@ class EventDesk:
         self._inbox: tuple[LandingForm, Inbox] | None = None
         # One at a time: the store has one writer, and readers need the other threads.
         self._pusher = ThreadPoolExecutor(1, "push")
+        # Pushes that nobody waits for any more.
+        self._late: set[Future[int]] = set()
 
     def known_as(self, user_id: str) -> str:
         """Return what a user is called in the lake, and so online: see ``orchestration.ingest.users``."""
@@ -134,10 +137,15 @@ class EventDesk:
         """Return why events are not online (yet), or nothing if they are."""
         if not events:
             return ""
+        if len(self._late) >= _MOST_LATE:
+            return "the online store does not take them; they are kept for the next night"
         done: Future[int] = self._pusher.submit(self._push, self._home, events, engine.clock)
         try:
-            done.result(_PUSH_WAIT_S)
+            # Nobody waits behind a push that is late: the threads that would are there for others too.
+            done.result(0 if self._late else _PUSH_WAIT_S)
         except TimedOut:
+            self._late.add(done)
+            done.add_done_callback(self._late.discard)
             done.add_done_callback(_log_failure)
             return "the online store is being written; they follow when that is done"
         except Exception:

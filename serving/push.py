@@ -23,7 +23,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from serving.feature_store import FeatureStoreError, online_errors, open_store, quiet, writing
+from serving.feature_store import (
+    FeatureStoreError,
+    online_errors,
+    online_file,
+    open_store,
+    quiet,
+    require_online_file,
+    writing,
+)
 from serving.features import Clock, decode, entity_keys, wall_clock
 from serving.online_keys import PushedKeys
 
@@ -109,6 +117,8 @@ def push_events(home: Path, events: Sequence[PushedEvent], clock: Clock = wall_c
             raise FeatureStoreError(
                 f"{home / 'feast'} has no feature view {VIEW}: apply the definitions first"
             )
+        if (file := online_file(home)) is not None:
+            require_online_file(file)
         before = _read(store, list(by_user))
         after = {
             user: updated

@@ -25,6 +25,8 @@ class ServiceSettings(BaseSettings):
         Longest body that is read.
     request_timeout
         Seconds after which a request is answered with 503.
+    lookup_timeout
+        Seconds after which a user whom the online store is asked for is answered as a stranger.
     text_search
         Whether the text encoder is loaded, which takes some hundred MB.
     user_secret
@@ -38,6 +40,7 @@ class ServiceSettings(BaseSettings):
     rate_limit: str = "6000/minute"
     max_request_bytes: int = Field(default=1_000_000, ge=1)
     request_timeout: float = Field(default=5.0, gt=0)
+    lookup_timeout: float = Field(default=0.5, gt=0)
     text_search: bool = True
     user_secret: SecretStr | None = Field(default=None, min_length=16)
 

@@ -37,6 +37,12 @@ class Metrics:
         self.events = Counter(
             "tessera_events", "Posted events by what became of them.", ["outcome"], registry=to
         )
+        self.lookups = Counter(
+            "tessera_lookups",
+            "Look-ups in the online store by what became of them.",
+            ["outcome"],
+            registry=to,
+        )
         self.age = Histogram(
             "tessera_history_age_seconds",
             "Age of the histories that were looked up.",

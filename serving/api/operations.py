@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from serving.answers import EngineError
+from serving.answers import EngineError, LookupUnavailableError
 from serving.api.models import Health, Status
 from serving.api.problems import documented
 from serving.api.security import READ
@@ -28,12 +29,17 @@ async def live() -> Status:
 @router.get("/health", include_in_schema=False)
 def ready(request: Request) -> Health:
     """Say whether requests can be answered, and with what."""
-    holder = request.app.state.holder
+    holder, guard = request.app.state.holder, request.app.state.guard
     engine, stale = holder.get(), holder.stale
+    if guard.is_open:
+        # Without other requests nobody else would notice that the online store is back.
+        with suppress(LookupUnavailableError):
+            engine.lookup.user("")
+    missing = [*engine.missing, *(["online store"] if guard.is_open else [])]
     waiting: Any = getattr(engine.encode, "why_not", None)
     return Health(
-        status="degraded" if engine.missing or stale else "ok",
-        missing=list(engine.missing),
+        status="degraded" if missing or stale else "ok",
+        missing=list(dict.fromkeys(missing)),
         stale=stale,
         versions=dict(engine.versions),
         text_search="nothing published here encodes texts"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -96,6 +97,48 @@ def write_marts(home: Path, users: list[Row], items: list[Row]) -> None:
     write_activity(home, users)
     write_history(home, users)
     write_stats(home, items)
+
+
+def write_histories(home: Path, users: dict[str, list[str]]) -> None:
+    """Write everything that a snapshot and the feature views need, for four items; each history ends on day 3."""
+    marts = home / "marts"
+    marts.mkdir()
+    rows = [(user, place, item) for user, items in users.items() for place, item in enumerate(items)]
+    histories: dict[str, Callable[[], pa.Array]] = {
+        "user_id": lambda: pa.array([r[0] for r in rows]),
+        "position": lambda: pa.array([r[1] + 1 for r in rows], pa.int32()),
+        "item_id": lambda: pa.array([r[2] for r in rows]),
+        "event_type": lambda: pa.array(["view"] * len(rows)),
+        "event_ts": lambda: pa.array([day(r[1]) for r in rows], _TIME),
+        "value": lambda: pa.array([None] * len(rows), pa.float64()),
+    }
+    pq.write_table(
+        pa.table({name: make() for name, make in histories.items()}), marts / "user_histories.parquet"
+    )
+    ids = [f"i{n}" for n in range(4)]
+    pq.write_table(
+        pa.table({"item_id": ids, "title": [f"Tea {n}" for n in range(4)], "categories": [["tea"]] * 4}),
+        marts / "dim_items.parquet",
+    )
+    times = pa.array([day(3)] * len(users), _TIME)
+    lists = list(users.values())
+    (marts / "ftr_user__history").mkdir()
+    pq.write_table(
+        pa.table(
+            {
+                "user_id": list(users),
+                "event_timestamp": times,
+                "created_timestamp": times,
+                "recent_items": lists,
+                "recent_types": [["view"] * len(items) for items in lists],
+                "recent_ts": pa.array([list(range(len(items))) for items in lists], pa.list_(pa.int64())),
+                "history_length": pa.array([len(items) for items in lists], pa.int64()),
+            }
+        ),
+        marts / "ftr_user__history" / "2014-01-01.parquet",
+    )
+    write_activity(home, [row(user, 3, 1) for user in users])
+    write_stats(home, [row(item, 3, 1) for item in ids])
 
 
 def _write(folder: Path, key: str, rows: list[Row], columns: dict[str, pa.Array]) -> None:

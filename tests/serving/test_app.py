@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+<<<<<<< HEAD
 from collections.abc import Callable, Iterator
+=======
+import threading
+from dataclasses import replace
+>>>>>>> 58f1802 (Look-ups have a time limit and a circuit breaker; faults of a running service are tried)
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from eventual import eventually
 from fastapi.testclient import TestClient
-from feature_marts import day, row, write_activity, write_stats
+from feature_marts import day, write_histories
 
 from ml.artifacts import Manifest, hash_folder, write_json, write_manifest
 from serving.app import create_app, create_app_from_env
@@ -24,8 +28,6 @@ from serving.engine import Engine, EngineError
 from serving.features import UserFeatures
 from serving.items import ItemFacts
 from serving.published import load_engine, read_published
-
-TIME = pa.timestamp("us", "UTC")
 
 
 class Lookup:
@@ -205,7 +207,7 @@ def test_from_marts_to_an_answer(tmp_path: Path) -> None:
     from serving.feature_store import apply_definitions
     from serving.materialize import materialize
 
-    _write_histories(tmp_path, {"u0": ["i1", "i2"], "u1": ["i1", "i3"], "u2": ["i1", "i3", "i2"]})
+    write_histories(tmp_path, {"u0": ["i1", "i2"], "u1": ["i1", "i3"], "u2": ["i1", "i3", "i2"]})
     snapshot = load_snapshot(write_snapshot(tmp_path / "marts", None, None, tmp_path / "snapshots"))
     champion = build({"kind": "transitions"})
     champion.fit(split(snapshot.histories, "full"), snapshot.catalogue, seed=0)
@@ -242,7 +244,7 @@ def test_what_is_left_of_a_publication_is_served(tmp_path: Path) -> None:
     from serving.feature_store import apply_definitions
     from serving.materialize import materialize
 
-    _write_histories(tmp_path, {"u0": ["i1", "i2"], "u1": ["i1", "i3"], "u2": ["i1", "i3", "i2"]})
+    write_histories(tmp_path, {"u0": ["i1", "i2"], "u1": ["i1", "i3"], "u2": ["i1", "i3", "i2"]})
     snapshot = load_snapshot(write_snapshot(tmp_path / "marts", None, None, tmp_path / "snapshots"))
     for name, kind in (("model", "popularity"), ("heuristic", "transitions")):
         recommender = build({"kind": kind})
@@ -280,7 +282,7 @@ def test_parts_that_were_not_built_on_each_other_are_refused(tmp_path: Path) -> 
     from ml.snapshot import load_snapshot, write_snapshot
     from serving.feature_store import apply_definitions
 
-    _write_histories(tmp_path, {"u0": ["i1", "i2"], "u1": ["i1", "i3"]})
+    write_histories(tmp_path, {"u0": ["i1", "i2"], "u1": ["i1", "i3"]})
     snapshot = load_snapshot(write_snapshot(tmp_path / "marts", None, None, tmp_path / "snapshots"))
     other = load_snapshot(_another_snapshot(tmp_path))
     champion = build({"kind": "transitions"})
@@ -340,44 +342,3 @@ def _another_snapshot(home: Path) -> Path:
     pq.write_table(histories.slice(0, 2), home / "later" / "user_histories.parquet")
     pq.write_table(pq.read_table(marts / "dim_items.parquet"), home / "later" / "dim_items.parquet")
     return write_snapshot(home / "later", None, None, home / "snapshots")
-
-
-def _write_histories(home: Path, users: dict[str, list[str]]) -> None:
-    marts = home / "marts"
-    marts.mkdir()
-    rows = [(user, place, item) for user, items in users.items() for place, item in enumerate(items)]
-    histories: dict[str, Callable[[], pa.Array]] = {
-        "user_id": lambda: pa.array([r[0] for r in rows]),
-        "position": lambda: pa.array([r[1] + 1 for r in rows], pa.int32()),
-        "item_id": lambda: pa.array([r[2] for r in rows]),
-        "event_type": lambda: pa.array(["view"] * len(rows)),
-        "event_ts": lambda: pa.array([day(r[1]) for r in rows], TIME),
-        "value": lambda: pa.array([None] * len(rows), pa.float64()),
-    }
-    pq.write_table(
-        pa.table({name: make() for name, make in histories.items()}), marts / "user_histories.parquet"
-    )
-    ids = [f"i{n}" for n in range(4)]
-    pq.write_table(
-        pa.table({"item_id": ids, "title": [f"Tea {n}" for n in range(4)], "categories": [["tea"]] * 4}),
-        marts / "dim_items.parquet",
-    )
-    times = pa.array([day(3)] * len(users), TIME)
-    lists = list(users.values())
-    (marts / "ftr_user__history").mkdir()
-    pq.write_table(
-        pa.table(
-            {
-                "user_id": list(users),
-                "event_timestamp": times,
-                "created_timestamp": times,
-                "recent_items": lists,
-                "recent_types": [["view"] * len(items) for items in lists],
-                "recent_ts": pa.array([list(range(len(items))) for items in lists], pa.list_(pa.int64())),
-                "history_length": pa.array([len(items) for items in lists], pa.int64()),
-            }
-        ),
-        marts / "ftr_user__history" / "2014-01-01.parquet",
-    )
-    write_activity(home, [row(user, 3, 1) for user in users])
-    write_stats(home, [row(item, 3, 1) for item in ids])
