@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from ml.artifacts import package_versions
+from serving.answers import EngineError
 from serving.api import operations, routes
 from serving.api.metrics import Metrics
 from serving.api.middleware import Bounded, Observed
@@ -20,6 +21,7 @@ from serving.api.security import Gate
 from serving.engine import Engine
 from serving.guard import Guard
 from serving.holder import EngineHolder
+from serving.inbox import LandingForm
 from serving.keys import KeyFile
 from serving.posted import EventDesk
 from serving.published import load_engine, load_fallback, read_published
@@ -82,7 +84,7 @@ def create_app(
     secret = settings.user_secret.get_secret_value() if settings.user_secret else None
     app.state.holder = holder
     app.state.desk = EventDesk(home, secret)
-    app.state.landing = lambda: read_published(home).landing
+    app.state.landing = _landing_of(home)
     app.state.metrics = metrics
     app.state.guard = guard
     app.state.gate = Gate(settings, KeyFile(home))
@@ -93,6 +95,22 @@ def create_app(
     app.add_middleware(Bounded, max_bytes=settings.max_request_bytes, seconds=settings.request_timeout)
     app.add_middleware(Observed, metrics=metrics)
     return app
+
+
+def _landing_of(home: Path) -> Callable[[], LandingForm]:
+    """Return what tells in which form posted events land: the last that was readable."""
+    last: LandingForm | None = None
+
+    def landing() -> LandingForm:
+        nonlocal last
+        try:
+            last = read_published(home).landing
+        except EngineError:
+            if last is None:
+                raise
+        return last
+
+    return landing
 
 
 def create_app_from_env() -> FastAPI:

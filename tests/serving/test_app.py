@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-<<<<<<< HEAD
-from collections.abc import Callable, Iterator
-=======
-import threading
-from dataclasses import replace
->>>>>>> 58f1802 (Look-ups have a time limit and a circuit breaker; faults of a running service are tried)
+from collections.abc import Iterator
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path

@@ -112,8 +112,10 @@ def test_stuck_lookups_hold_few_threads_and_what_waited_never_begins(store: Stor
 
 @pytest.mark.parametrize("mood", ["broken", "stuck"])
 def test_service_degrades_says_so_and_recovers(tmp_path: Path, store: Store, mood: str) -> None:
-    client = service(tmp_path, planted_engine(lookup=store), lookup_timeout=0.02, rate_limit="")
+    engine = planted_engine()
+    client = service(tmp_path, engine, lookup_timeout=0.02, rate_limit="")
     guard: Any = client.app.state.guard  # type: ignore[attr-defined]
+    engine.lookup = guard.over(store)
     clock = guard._now = Clock()
     asks = "/v1/users/ann/recommendations?k=2"
     assert (client.get(asks).json()["source"], client.get("/health/ready").json()["status"]) == (
