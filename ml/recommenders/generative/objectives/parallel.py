@@ -4,20 +4,24 @@ RPG (Hou et al., KDD 2025, arXiv:2506.05781): the codes of an ID have no order, 
 probabilities of the codes of every level through a head each, trained by the mean of the levels' cross-entropies
 (section 3.1.2). The score of an item is the sum of its codes' log-probabilities. The paper nears the best items by walks
 over a graph of similar IDs (section 3.2); here all of them are scored, which is what those walks approximate.
+
+Because every item can be scored, a target may as well be told apart from the other items instead of each of its codes
+from the other codes of its level: ``over: items``, which is ours and not in the paper. The ranking is by the same sum.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import embedding, normalize, silu
+from torch.nn.functional import embedding, embedding_bag, normalize, silu
 
 from ml.recommenders.batches import Sequences, Windows, sliding, windows
 from ml.recommenders.generative.one_pass import code_sums, rank_all
 from ml.recommenders.generative.parts import Facts, Objective, PartParams
+from ml.recommenders.losses import FullSoftmax
 
 if TYPE_CHECKING:
     from ml.histories import Histories
@@ -33,11 +37,21 @@ class ParallelParams(PartParams):
         Whether each level has a head of its own, ``residual``, or all of them read the state as it is, ``none``.
     temperature
         Of the cosine of a head and a code, in training and in ranking.
+    over
+        What a target is told apart from in training: ``codes``, those of each level, or ``items``, by one softmax over
+        the mean cosine of an item's codes; the latter without heads.
     """
 
     kind: Literal["parallel"] = "parallel"
     heads: Literal["residual", "none"] = "residual"
     temperature: float = Field(default=0.07, gt=0)
+    over: Literal["codes", "items"] = "codes"
+
+    @model_validator(mode="after")
+    def _one_vector_an_item(self) -> Self:
+        if self.over == "items" and self.heads != "none":
+            raise ValueError("over: items goes with heads: none")
+        return self
 
     def build(self, facts: Facts) -> Objective:
         """Make the part."""
@@ -49,7 +63,7 @@ class Parallel(nn.Module):
 
     def __init__(self, params: ParallelParams, facts: Facts) -> None:
         super().__init__()
-        self.temperature = params.temperature
+        self.temperature, self.over = params.temperature, params.over
         self.heads = ResidualHeads(facts.levels, facts.d) if params.heads == "residual" else None
         sizes = torch.tensor(facts.code_sizes)
         code = torch.arange(int(sizes.max()))
@@ -69,13 +83,25 @@ class Parallel(nn.Module):
         memory = network.read(sequences)
         at, asked = network.asked(sequences, targets)
         known = (asked >= 0) & (network.trie.place[asked.clamp(min=0)] >= 0)
-        chances = self.log_probabilities(network, memory.after(at)[known])
-        table = network.table
-        own = (table.rows(asked[known]) - table.offsets).T[..., None]
-        loss = -chances.gather(2, own).mean() if len(own[0]) else chances.sum()
+        told = self._by_items if self.over == "items" else self._by_codes
+        loss = told(network, memory.after(at)[known], asked[known])
         for part in network.auxiliary:
             loss = loss + part(network, sequences, targets, memory)
         return loss, known.sum()
+
+    def _by_codes(self, network: Network, states: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over targets [m] and levels of the cross-entropy of the codes, states float [m, d]."""
+        chances, table = self.log_probabilities(network, states), network.table
+        own = (table.rows(targets) - table.offsets).T[..., None]
+        return -chances.gather(2, own).mean() if len(targets) else chances.sum()
+
+    def _by_items(self, network: Network, states: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean cross-entropy of targets [m] among all items that have an ID, states float [m, d]."""
+        there = network.trie.place >= 0
+        codes = normalize(network.table.table, dim=1)
+        items = embedding_bag(network.table.item_rows[there], codes, mode="mean")
+        place = there.cumsum(0) - 1
+        return FullSoftmax()(normalize(states, dim=1) / self.temperature, items, place[targets])
 
     def rank(
         self, network: Network, sequences: Sequences, k: int, excluded: Tensor | None

@@ -91,16 +91,49 @@ def test_the_loss_is_the_mean_over_targets_and_levels(backbone: dict[str, Any]) 
     assert (float(nothing), int(none)) == (0, 0)
 
 
+@pytest.mark.parametrize("backbone", BACKBONES[:2], ids=str)
+def test_over_items_the_loss_is_a_softmax_over_all_that_have_an_id(backbone: dict[str, Any]) -> None:
+    objective = {"kind": "parallel", "heads": "none", "temperature": 0.3, "over": "items"}
+    _, network, catalogue = make_network(params=make(backbone, objective))
+    row = [7, 3, 9, 1]
+    network.trie.place[9] = -1
+    levels, there = len(catalogue.code_sizes), np.arange(N_ITEMS) != 9
+    each = []
+    for place in range(3) if network.backbone.causal else [2]:
+        target = row[place + 1]
+        if target != 9:
+            # Sums of log-probabilities over levels differ from sums of logits by what is the same for every item.
+            scores = score_one_by_one(network, row[: place + 1]) / levels
+            each.append(scores[target] - np.log(np.exp(scores[there]).sum()))
+    with torch.no_grad():
+        loss, count = network.objective.loss(network, read(row[:3]), torch.tensor([row[1:]]))
+    assert int(count) == len(each)
+    np.testing.assert_allclose(float(loss), -np.mean(each), rtol=1e-4)
+
+
+def test_over_items_needs_one_vector_an_item() -> None:
+    with pytest.raises(ValueError, match="over: items goes with heads: none"):
+        make(BACKBONES[0], {"kind": "parallel", "heads": "residual", "over": "items"})
+
+
 def test_heads_begin_as_the_identity_and_no_head_is_the_same() -> None:
     states = torch.randn(4, 8)
     torch.testing.assert_close(ResidualHeads(3, 8)(states), states.expand(3, 4, 8))
 
 
-@pytest.mark.parametrize(("backbone", "heads"), [(BACKBONES[0], "residual"), (BACKBONES[2], "none")], ids=str)
-def test_it_learns_a_circle(backbone: dict[str, Any], heads: str) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "changes"),
+    [
+        (BACKBONES[0], {"heads": "residual"}),
+        (BACKBONES[2], {"heads": "none"}),
+        (BACKBONES[2], {"heads": "none", "over": "items", "temperature": 0.1}),
+    ],
+    ids=str,
+)
+def test_it_learns_a_circle(backbone: dict[str, Any], changes: dict[str, Any]) -> None:
     parts = split(make_histories(), "leave_one_out")
-    objective = {"kind": "parallel", "heads": heads, "temperature": 0.2}
-    sizes = {"epochs": 40, "evaluate_every": 10, "learning_rate": 1e-2, "batch_tokens": 64, "warmup": 5}
+    objective = {"kind": "parallel", "temperature": 0.2, **changes}
+    sizes = {"epochs": 80, "evaluate_every": 20, "learning_rate": 3e-3, "batch_tokens": 64, "warmup": 5}
     rpg = Generative(make(backbone, objective, **sizes))
     report = rpg.fit(parts, make_catalogue(), seed=0)
     items, _ = rpg.recommend(parts.test.histories, 1, exclude_history=False)
