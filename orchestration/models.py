@@ -26,6 +26,7 @@ from ml.evaluation.gates import Verdict, audited, choose_champion
 from ml.evaluation.results import Result, read_result
 from ml.registry import BOUND, Registry, Version
 from ml.snapshot import load_snapshot
+from orchestration.costs import costs_of, policy_of
 from orchestration.settings import Settings
 
 if TYPE_CHECKING:
@@ -225,16 +226,21 @@ def decide(settings: Settings) -> Decision:
     """
     from ml.train import train
 
-    results = {r: read_result(_candidate(settings, r), "temporal") for r in settings.recipes}
+    candidates = {recipe: _candidate(settings, recipe) for recipe in settings.recipes}
+    results = {recipe: read_result(folder, "temporal") for recipe, folder in candidates.items()}
     registry = Registry(settings.mlflow)
     live = registry.champion()
-    verdict = choose_champion(results, BASELINE, live.tags.get("recipe") if live else None)
+    served = settings.evaluation / "champion.json"
+    of = read_decision(settings)["snapshot"] if live and served.is_file() else None
+    costs = costs_of(settings, candidates, current(settings.snapshots), of)
+    incumbent = live.tags.get("recipe") if live else None
+    verdict = choose_champion(results, BASELINE, incumbent, policy_of(settings), costs)
     winner = verdict.champion
     gate = audited(winner, current(settings.snapshots).name, read_audit(settings))
     if not gate.passed:
         raise ArtifactError(gate.reason)
     verdict.gates.append(gate)
-    candidate, snapshot = _candidate(settings, winner), current(settings.snapshots)
+    candidate, snapshot = candidates[winner], current(settings.snapshots)
     version = register(settings, winner, candidate)
     folder = train(snapshot, winner, settings.models, settings.seed, ("full",), threads=1) / "full"
     bound = version.bound | bind({"recommender": folder})

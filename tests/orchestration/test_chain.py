@@ -24,7 +24,7 @@ from orchestration.ingest.errors import IngestError
 from orchestration.settings import get_settings
 
 TINY = {"DAYS": "5", "EVENTS": "8000", "ITEMS": "300", "USERS": "250"}
-RECIPES = ("popularity", "transitions", "sasrec", "tiger")
+RECIPES = ("popularity", "transitions", "graph-heuristic", "sasrec", "tiger")
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def test_summary_has_what_design_promises(chain: Chain) -> None:
             assert {"ndcg@10", "recall@10"} <= set(found[protocol])
             assert 0 <= found[protocol]["ndcg@10"] <= found[protocol]["recall@10"] <= 1
     assert summary["champion"] in RECIPES
+    assert summary["bar"] in RECIPES[:3]
     assert summary["index"]["recall@100"] >= 0.99
     assert {"ingest", "warehouse", "features", "vectors", "semantic_ids", "models", "index"} <= set(
         summary["stages"]
