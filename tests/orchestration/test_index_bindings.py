@@ -137,7 +137,7 @@ def test_setting_is_searched_for_once_for_a_champion(
 
     def counted(vectors: Any, queries: Any, k: int, target: float) -> Any:
         tuned.append(k)
-        built, _, trials = honest(vectors, queries, k, target)
+        _, _, trials = honest(vectors, queries, k, target)
         spec = IndexSpec(factory="HNSW16", effort=64)
         return build_index(vectors, spec), spec, trials
 
