@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,20 @@ class Champion(Protocol):
         ...
 
 
+class Search(Protocol):
+    """What the engine needs of an item index; `ml.index.item_search.ItemSearch` is one."""
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, allowed: Any = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return items [n, k], -1 where there are fewer, and scores [n, k], of those that a prepared filter allows."""
+        ...
+
+    def prepare(self, mask: NDArray[np.bool_]) -> Any:
+        """Make a filter, bool [n_items], ready for many searches."""
+        ...
+
+
 class Lookup(Protocol):
     """What the engine needs of the feature look-up."""
 
@@ -50,9 +64,6 @@ class Lookup(Protocol):
         """Return what is known of a user."""
         ...
 
-
-Search = Callable[[NDArray[np.float32], int], tuple[NDArray[np.int64], NDArray[np.float32]]]
-"""Queries float32 [n, d] and k to items [n, k] (-1 where there are fewer) and scores [n, k]."""
 
 Encode = Callable[[str], NDArray[np.float32]]
 """A text to float32 [w] of length 1, in the space of the items' text vectors; raises `EngineError` while it cannot."""

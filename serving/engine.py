@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,12 +35,15 @@ _POOL = 5
 """Candidates for each item of a diverse answer."""
 _DEEPEST = 1024
 """Candidates that a recommender is asked for at most when filters refuse what it gives."""
+_UNMADE = object()
+_FILTERS = 32
+"""Filters kept ready for the index, each of a few bits to a few bytes an item."""
 _Found = list[tuple[int, float]]
 
 
 @dataclass
 class Engine:
-    """Answers requests; holds no state of its own, so that threads may share it.
+    """Answers requests; threads may share it, as it keeps nothing but filters that it has used.
 
     Parameters
     ----------
@@ -85,10 +88,12 @@ class Engine:
     missing: Sequence[str] = ()
     _index: dict[str, int] = field(init=False, repr=False)
     _types: dict[str, int] = field(init=False, repr=False)
+    _filters: dict[tuple[frozenset[str], bool], Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._index = {item_id: place for place, item_id in enumerate(self.item_ids)}
         self._types = {name: place for place, name in enumerate(self.event_types)}
+        self._filters = {}
 
     def knows(self, item_id: str) -> bool:
         """Tell whether the catalogue has an item."""
@@ -137,7 +142,7 @@ class Engine:
             reason = "no item of the history is known to the champion"
             return self._popular(k, wanted, history.items, reason)
         seen = {self._index[item_id] for item_id in history.items if item_id in self._index}
-        allowed = self._allowed(wanted, seen if wanted.exclude_seen else ())
+        banned = self._banned(wanted, seen if wanted.exclude_seen else ())
         missed = [] if self.champion is not None else ["the champion cannot be loaded"]
         askers: list[tuple[Source, Champion | None, Search | None]] = [
             ("champion", self.champion, self.search),
@@ -147,7 +152,7 @@ class Engine:
             if recommender is None:
                 continue
             try:
-                found = self._candidates(recommender, search, known, self._pool(k, wanted), allowed, wanted)
+                found = self._candidates(recommender, search, known, self._pool(k, wanted), wanted, banned)
             except Exception:
                 _log.exception("the %s failed", source)
                 missed.append(f"the {source} failed")
@@ -206,11 +211,14 @@ class Engine:
     def _pool(self, k: int, wanted: Wanted) -> int:
         return k * _POOL if wanted.diversity else k
 
+    def _banned(self, wanted: Wanted, without: Iterable[int]) -> set[int]:
+        """Return items that must not come, whatever their category and stock: few."""
+        return {*without, *(self._index[item] for item in wanted.exclude if item in self._index)}
+
     def _allowed(self, wanted: Wanted, without: Iterable[int]) -> NDArray[np.bool_]:
         """Return which items may come, bool [n_items]."""
         allowed = self.facts.passing(wanted, len(self.item_ids))
-        banned = [*without, *(self._index[item] for item in wanted.exclude if item in self._index)]
-        allowed[banned] = False
+        allowed[list(self._banned(wanted, without))] = False
         return allowed
 
     def _candidates(
@@ -219,24 +227,50 @@ class Engine:
         search: Search | None,
         known: Histories,
         need: int,
-        allowed: NDArray[np.bool_],
         wanted: Wanted,
+        banned: set[int],
     ) -> _Found:
-        """Return up to ``need`` allowed items of one history, best first: asked for more while too few are allowed."""
+        """Return up to ``need`` allowed items of one history, best first."""
         query = recommender.query_vectors(known) if search is not None else None
+        if search is None or query is None:
+            return self._asked(recommender, known, need, wanted, self._allowed(wanted, banned))
+        # The banned ones are asked for on top: they differ with every request, and a filter is worth preparing only once.
+        depth = min(need + len(banned), len(self.item_ids))
+        items, scores = search.search(query, depth, self._filter(search, wanted))
+        found = zip(items[0].tolist(), scores[0].tolist(), strict=True)
+        return [(item, score) for item, score in found if item != NO_ITEM and item not in banned][:need]
+
+    def _filter(self, search: Search, wanted: Wanted) -> Any:
+        """Return what an index takes as a filter of category and stock; None where all items pass."""
+        key = (wanted.categories, wanted.in_stock)
+        made = self._filters.get(key, _UNMADE)
+        if made is _UNMADE:
+            passing = self.facts.passing(wanted, len(self.item_ids))
+            made = None if passing.all() else search.prepare(passing)
+            if len(self._filters) >= _FILTERS:
+                self._filters.clear()
+            self._filters[key] = made
+        return made
+
+    def _asked(
+        self,
+        recommender: Champion,
+        known: Histories,
+        need: int,
+        wanted: Wanted,
+        allowed: NDArray[np.bool_],
+    ) -> _Found:
+        """Return what a recommender without an index gives, asked for more while too few are allowed."""
         shown = known.items if wanted.exclude_seen else known.items[:0]
-        ask: Callable[[int], tuple[NDArray[Any], NDArray[np.float32]]]
-        if search is not None and query is not None:
-            ask, refused = lambda depth: search(query, depth), int((~allowed).sum())
-        else:
-            # The recommender drops what it is shown itself; a wider answer than needed costs a generative one a wider beam.
-            ask = lambda depth: recommender.recommend(known, depth, exclude_history=wanted.exclude_seen)  # noqa: E731
-            refused = int((~allowed).sum() - (~allowed[np.unique(shown)]).sum())
+        # It drops what it is shown itself; a wider answer than needed costs a generative one a wider beam.
+        refused = int((~allowed).sum() - (~allowed[np.unique(shown)]).sum())
         deepest = min(max(_DEEPEST, need), len(self.item_ids))
         # Few refused items (those seen) are allowed for at once; a filter refuses most, and they lie anywhere.
         depth = min(need + (refused if refused <= need + len(known.items) else need), deepest)
         while True:
-            items, scores = (rows[0] for rows in ask(depth))
+            items, scores = (
+                rows[0] for rows in recommender.recommend(known, depth, exclude_history=wanted.exclude_seen)
+            )
             found = [
                 (item, score)
                 for item, score in zip(items.tolist(), scores.tolist(), strict=True)

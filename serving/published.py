@@ -244,7 +244,7 @@ def read_published(home: Path) -> Published:
 
 
 def _index_search(folder: Path, snapshot: Snapshot, built_on: Mapping[str, str]) -> Search:
-    from ml.index.build import search
+    from ml.index.item_search import ItemSearch
     from ml.index.publish import load_index
 
     index, vectors, _ = load_index(folder, built_on)
@@ -252,7 +252,7 @@ def _index_search(folder: Path, snapshot: Snapshot, built_on: Mapping[str, str])
         raise ArtifactError(
             f"{folder} holds {len(vectors)} items, {snapshot.folder} {len(snapshot.catalogue)}"
         )
-    return lambda queries, k: search(index, queries, k)
+    return ItemSearch(index)
 
 
 def _clock(published: Published) -> Clock:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from ml.index.build import IndexSpec, build_index, exact_search, search, set_effort
+from ml.index.item_search import Allowed, ItemSearch
 from ml.index.publish import index_version, load_index, make_live, publish_index
 from ml.index.tune import Trial, tune_index
 from ml.index.verify import recall_against_exact, verify_index
 
 __all__ = [
+    "Allowed",
     "IndexSpec",
+    "ItemSearch",
     "Trial",
     "build_index",
     "exact_search",

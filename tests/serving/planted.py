@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -56,6 +57,16 @@ class Ahead:
 class Broken(Ahead):
     def recommend(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError("secret detail")
+
+
+class Searching:
+    """A search over a function, without filters."""
+
+    def __init__(self, answer: Callable[..., Any]) -> None:
+        self.search = answer
+
+    def prepare(self, mask: NDArray[np.bool_]) -> None:
+        raise AssertionError("no filter is expected")
 
 
 class Known:

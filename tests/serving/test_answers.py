@@ -12,6 +12,7 @@ from feature_marts import day
 from planted import Ahead, Broken, N, ids, planted_engine
 
 from ml.histories import Histories
+from ml.index import IndexSpec, ItemSearch, build_index
 from ml.snapshot import Catalogue
 from serving.answers import EngineError, UnknownItemError
 from serving.features import History
@@ -89,10 +90,7 @@ def test_seen_items_come_back_if_asked_for(champion_searches: bool) -> None:
             def query_vectors(self, histories: Histories) -> np.ndarray:  # type: ignore[override]
                 return -np.abs(np.arange(N, dtype=np.float32)[None] - histories.items[-1] - 0.6)
 
-        def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-            best = np.argsort(-queries, axis=1, kind="stable")[:, :k]
-            return best, np.take_along_axis(queries, best, axis=1)
-
+        search = ItemSearch(build_index(np.eye(N, dtype=np.float32), IndexSpec(factory="Flat")))
         engine = planted_engine(champion=Vectors(), search=search)
         assert ids(engine.after(SESSION, 4)) == ["i3", "i4", "i5", "i0"]
         assert ids(engine.after(SESSION, 4, wanted(exclude_seen=False))) == ["i3", "i2", "i4", "i1"]

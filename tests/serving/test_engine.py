@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from planted import Searching
 
 from ml.histories import Histories
 from serving.engine import Engine, history_rows
@@ -123,22 +124,29 @@ def test_popular_items_for_those_it_cannot_answer(
 def test_index_answers_where_there_is_one(engine: Engine) -> None:
     asked: list[int] = []
 
-    def search(queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def search(
+        queries: NDArray[np.float32], k: int, allowed: None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         asked.append(k)
         scores = queries @ VECTORS.T
         items = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return items, np.take_along_axis(scores, items, axis=1)
 
-    answer = replace(engine, search=search).recommend("ann", 2)
+    answer = replace(engine, search=Searching(search)).recommend("ann", 2)
     # The query lies on the last item, which was seen, and half as much on the one three places on.
     assert [(i.item_id, i.score) for i in answer.items] == [("i5", 0.5), ("i1", 0.0)]
     assert asked == [4]
     assert answer.source == "champion"
 
-    def empty(queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def empty(
+        queries: NDArray[np.float32], k: int, allowed: None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         return np.full((1, k), -1), np.full((1, k), -np.inf, dtype=np.float32)
 
-    assert replace(engine, search=empty).recommend("ann", 2).reason == "the champion knows no further item"
+    assert (
+        replace(engine, search=Searching(empty)).recommend("ann", 2).reason
+        == "the champion knows no further item"
+    )
 
 
 def test_history_becomes_one_row() -> None:

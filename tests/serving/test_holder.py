@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from eventual import eventually
 from numpy.typing import NDArray
-from planted import Broken, Known, planted_engine
+from planted import Broken, Known, Searching, planted_engine
 
 from ml.artifacts import write_json
 from ml.histories import Histories
@@ -57,12 +57,17 @@ def numbered(home: Path) -> Engine:
     """Champion and index are both of the number that is published; an answer of a mixed pair tells two."""
     number = int(read_published(home).recipe)
 
-    def search(queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def search(
+        queries: NDArray[np.float32], k: int, allowed: None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         assert queries[0, 0] == number, "the query is of another publication than the index"
         return np.arange(k)[None], np.full((1, k), number, np.float32)
 
     return planted_engine(
-        champion=Numbered(number), search=search, versions={"recipe": str(number)}, titles=[str(number)] * 12
+        champion=Numbered(number),
+        search=Searching(search),
+        versions={"recipe": str(number)},
+        titles=[str(number)] * 12,
     )
 
 
@@ -193,7 +198,8 @@ def test_a_rehearsal_asks_the_champion(tmp_path: Path) -> None:
             return super().query_vectors(histories)
 
     engine = planted_engine(
-        champion=Counting(1), search=lambda _, k: (np.zeros((1, k), np.int64), np.zeros((1, k)))
+        champion=Counting(1),
+        search=Searching(lambda _, k, __: (np.zeros((1, k), np.int64), np.zeros((1, k)))),
     )
     holders.rehearse(engine)
     assert set(asked) == {1, 5, 12}

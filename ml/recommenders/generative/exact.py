@@ -10,7 +10,6 @@ import copy
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ml.recommenders.generative.beam import Decoder, Normalise, code_scores, distinct_leaves, ranked
 from ml.recommenders.generative.trie import Trie
@@ -44,8 +43,8 @@ def exact_search(
     scores = exact_scores(decoder, trie, n, normalise, at_once)
     if excluded is not None:
         leaves = distinct_leaves(trie, excluded)
-        # One place more, for what pads the list of leaves.
-        scores = pad(scores, (0, 1)).scatter_(1, leaves, -torch.inf)[:, :-1]
+        real = leaves < len(trie)
+        scores[real.nonzero()[:, 0], leaves[real]] = -torch.inf
     scores, best = scores.topk(min(k, len(trie)), dim=1)
     return ranked(trie.items[best], scores, k)
 
