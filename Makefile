@@ -10,7 +10,7 @@ BIN := .venv/bin
 export TESSERA_HOME ?= $(CURDIR)/.tessera
 
 .DEFAULT_GOAL := help
-.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers bench-training bench-throughput bench-decoding leaderboard queue lint format lock clean bench-audit replay
+.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers bench-training bench-throughput bench-decoding bench-serving leaderboard queue lint format lock clean bench-audit replay
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -84,6 +84,9 @@ bench-decoding: .venv/.installed ## Constrained beam search beside Hugging Face'
 
 replay: manifest ## Live through the last days of a log: make replay [SOURCE=deskdrop DATA=folder DAYS=14 UNTIL=2016-07-31]
 	@$(BIN)/python -m benchmarks.replay --source $(SOURCE) --days $(or $(DAYS),14) $(if $(DATA),--data $(DATA)) $(if $(UNTIL),--until $(UNTIL))
+
+bench-serving: manifest ## The service under load, on a copy of the last demo: make bench-serving [OPTIONS="--quick --only swap"]
+	@$(BIN)/python -m benchmarks.serving $(OPTIONS)
 
 queue: .venv/.installed ## Do the full-size runs that wait for a GPU
 	@$(BIN)/python -m benchmarks.run_queue

@@ -18,6 +18,7 @@ from serving.api.metrics import Metrics
 from serving.api.middleware import Bounded, Observed
 from serving.api.problems import Problem, add_problem_handlers
 from serving.api.security import Gate
+from serving.batching import in_batches
 from serving.engine import Engine
 from serving.guard import Guard
 from serving.holder import EngineHolder
@@ -50,6 +51,7 @@ def create_app(
         def made(home: Path) -> Engine:
             engine = make(home)
             engine.lookup = guard.over(engine.lookup)
+            engine.champion = in_batches(engine.champion, settings.batch)
             return engine
 
         return made

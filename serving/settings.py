@@ -27,6 +27,8 @@ class ServiceSettings(BaseSettings):
         Seconds after which a request is answered with 503.
     lookup_timeout
         Seconds after which a user whom the online store is asked for is answered as a stranger.
+    batch
+        Requests that a generative champion decodes together at most; 1 decodes each alone.
     text_search
         Whether the text encoder is loaded, which takes some hundred MB.
     user_secret
@@ -41,6 +43,7 @@ class ServiceSettings(BaseSettings):
     max_request_bytes: int = Field(default=1_000_000, ge=1)
     request_timeout: float = Field(default=5.0, gt=0)
     lookup_timeout: float = Field(default=0.5, gt=0)
+    batch: int = Field(default=16, ge=1)
     text_search: bool = True
     user_secret: SecretStr | None = Field(default=None, min_length=16)
 
