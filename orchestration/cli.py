@@ -140,7 +140,7 @@ def publications() -> None:
             state = state or ("rolled back" if one.withdrawn_at is not None else "")
             typer.echo(
                 f"{one.number}\t{one.published_at:%Y-%m-%d %H:%M} UTC\t{one.recipe}\t"
-                f"version {one.registry_version}\t{one.champion['recommendations']}\t{state}".rstrip()
+                f"version {one.registry_version or '-'}\t{one.champion['recommendations']}\t{state}".rstrip()
             )
 
 

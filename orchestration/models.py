@@ -22,10 +22,11 @@ from ml.artifacts import (
     write_json,
 )
 from ml.bindings import bind
-from ml.evaluation.gates import Verdict, audited, choose_champion
+from ml.evaluation.gates import Gate, Verdict, audited, choose_champion
 from ml.evaluation.results import Result, read_result
 from ml.registry import BOUND, Registry, Version
 from ml.snapshot import load_snapshot
+from orchestration.costs import costs_of, policy_of
 from orchestration.settings import Settings
 
 if TYPE_CHECKING:
@@ -223,37 +224,65 @@ def decide(settings: Settings) -> Decision:
     ArtifactError
         If the live snapshot has not been audited, or if a recipe has no candidate of it.
     """
-    from ml.train import train
-
-    results = {r: read_result(_candidate(settings, r), "temporal") for r in settings.recipes}
-    registry = Registry(settings.mlflow)
-    live = registry.champion()
-    verdict = choose_champion(results, BASELINE, live.tags.get("recipe") if live else None)
+    candidates = {recipe: _candidate(settings, recipe) for recipe in settings.recipes}
+    results = {recipe: read_result(folder, "temporal") for recipe, folder in candidates.items()}
+    live = Registry(settings.mlflow).champion()
+    served = settings.evaluation / "champion.json"
+    of = read_decision(settings)["snapshot"] if live and served.is_file() else None
+    costs = costs_of(settings, candidates, current(settings.snapshots), of)
+    incumbent = live.tags.get("recipe") if live else None
+    verdict = choose_champion(results, BASELINE, incumbent, policy_of(settings), costs)
     winner = verdict.champion
     gate = audited(winner, current(settings.snapshots).name, read_audit(settings))
     if not gate.passed:
         raise ArtifactError(gate.reason)
     verdict.gates.append(gate)
-    candidate, snapshot = _candidate(settings, winner), current(settings.snapshots)
-    version = register(settings, winner, candidate)
-    folder = train(snapshot, winner, settings.models, settings.seed, ("full",), threads=1) / "full"
-    bound = version.bound | bind({"recommender": folder})
-    registry.bind(version.number, bound)
+    version, folder = promote(settings, winner, verdict.gates)
+    return Decision(verdict, version, folder)
+
+
+def promote(settings: Settings, recipe: str, gates: Sequence[Gate] = ()) -> tuple[Version, Path]:
+    """Refit a candidate of the live snapshot on every event, and make it the champion.
+
+    Parameters
+    ----------
+    gates
+        What it was promoted by, for the record.
+
+    Returns
+    -------
+    The registered version, with all that it is bound to, and the folder of the model.
+
+    Raises
+    ------
+    ArtifactError
+        If the recipe has no candidate of the live snapshot, or if a part of it changed since it was registered.
+    """
+    from ml.train import train
+
+    candidate, snapshot = _candidate(settings, recipe), current(settings.snapshots)
+    registry = Registry(settings.mlflow)
+    version = register(settings, recipe, candidate)
+    folder = train(snapshot, recipe, settings.models, settings.seed, ("full",), threads=1) / "full"
     parts = _made_of(settings, snapshot, candidate) | {"recommender": folder}
+    bound = version.bound | bind({"recommender": folder})
+    # A version that was served before is bound to that night's index as well, which is not what it was made of.
+    bound = {part: value for part, value in bound.items() if part in parts or part == "encoder"}
+    registry.bind(version.number, bound)
     write_decision(
         settings,
         {
-            "recipe": winner,
+            "recipe": recipe,
             "model": str(folder.relative_to(settings.home)),
             "snapshot": str(snapshot.relative_to(settings.home)),
             "registry_version": version.number,
             "parts": {part: str(path.relative_to(settings.home)) for part, path in parts.items()},
             "bound": bound,
-            "gates": [vars(gate) for gate in verdict.gates],
+            "gates": [vars(gate) for gate in gates],
         },
     )
     registry.promote(version.number)
-    return Decision(verdict, registry.version(version.number), folder)
+    return registry.version(version.number), folder
 
 
 def read_decision(settings: Settings) -> dict[str, Any]:

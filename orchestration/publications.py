@@ -263,7 +263,10 @@ def _tell_registry(settings: Settings, publication: Publication) -> None:
 
         registry = Registry(settings.mlflow)
         registry.bind(publication.registry_version, publication.bound)
-        registry.promote(publication.registry_version)
+        now = live(settings)
+        # A rollback may have come in between, and has the last word.
+        if now is not None and now.number == publication.number:
+            registry.promote(publication.registry_version)
     except Exception as error:
         _log.warning(
             "publication %d is live, the registry was not told: %s", publication.number, _first_line(error)

@@ -90,6 +90,14 @@ class Settings(BaseSettings):
         The recall that the item index must reach, and its depth.
     recommendations_k
         Length of the nightly lists.
+    gate_margin, gate_slice_margin, gate_slice_queries, gate_latency_ms, gate_size_mb, gate_churn
+        Numbers behind the gates of promotion: see `ml.evaluation.gates.Policy`.
+    owner
+        Who answers for the assets: an e-mail address, or ``team:NAME``. Alerts name it.
+    alert_webhook
+        Where failures are told: https, or http on the loopback interface. Nothing is told without it.
+    ui_url
+        Where Dagster's UI is, for the links in alerts.
     keep_publications
         Publications kept whole, to roll back to; and the one that a rollback would choose, however old.
     parity_sample
@@ -111,7 +119,13 @@ class Settings(BaseSettings):
     data: Path | None = None
     clock: Literal["real", "logs"] = "real"
     seed: int = 0
-    recipes: Annotated[tuple[str, ...], NoDecode] = ("popularity", "transitions", "sasrec", "tiger")
+    recipes: Annotated[tuple[str, ...], NoDecode] = (
+        "popularity",
+        "transitions",
+        "graph-heuristic",
+        "sasrec",
+        "tiger",
+    )
     training_workers: int = Field(default=2, ge=1)
     tokenizer: str = "residual-kmeans"
     warm_start: bool = True
@@ -132,6 +146,15 @@ class Settings(BaseSettings):
     index_recall: float = Field(default=0.99, gt=0, le=1)
     index_k: int = Field(default=100, ge=1)
     recommendations_k: int = Field(default=20, ge=1, le=1000)
+    gate_margin: float = Field(default=0.0, ge=0)
+    gate_slice_margin: float = Field(default=0.1, ge=0, le=1)
+    gate_slice_queries: int = Field(default=200, ge=1)
+    gate_latency_ms: float = Field(default=250.0, gt=0)
+    gate_size_mb: float = Field(default=2000.0, gt=0)
+    gate_churn: float = Field(default=0.9, ge=0, le=1)
+    owner: str | None = Field(default=None, pattern=r"^(team:[\w-]+|[^@\s]+@[^@\s]+\.[^@\s]+)$")
+    alert_webhook: SecretStr | None = None
+    ui_url: str = "http://127.0.0.1:3000"
     keep_publications: int = Field(default=10, ge=2)
     parity_sample: int = Field(default=200, ge=1)
     redis: str | None = None
@@ -158,6 +181,15 @@ class Settings(BaseSettings):
             load_tokenizer_recipe(value)
         except RecipeError as error:
             raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("alert_webhook")
+    @classmethod
+    def _may_be_told(cls, value: SecretStr | None) -> SecretStr | None:
+        from orchestration.alerts import check_webhook
+
+        if value is not None:
+            check_webhook(value.get_secret_value())
         return value
 
     @field_validator("home", "data", "quality_thresholds")

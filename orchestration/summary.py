@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ml.artifacts import MANIFEST, current, read_json, read_manifest
+from ml.evaluation.gates import bar_of
 from ml.evaluation.results import read_result
 from orchestration.models import BASELINE, PROTOCOLS
 from orchestration.settings import Settings
@@ -30,6 +31,10 @@ def summarise(
     champion = read_json(settings.home / "champion.json")
     index = read_json(settings.evaluation / "index.json")
     ids = read_json(current(settings.semantic_ids) / "report.json")["uniqueness"]
+    results = {
+        recipe: {p: read_result(current(settings.models / recipe), p) for p in PROTOCOLS}
+        for recipe in settings.recipes
+    }
     summary: dict[str, Any] = {
         "source": settings.source,
         "events": _events(settings.lake),
@@ -38,10 +43,11 @@ def summarise(
         "users": pq.read_metadata(settings.marts / "dim_users.parquet").num_rows,
         "semantic_ids": {name: ids[name] for name in ("distinct", "items", "largest_collision")},
         "recommenders": {
-            recipe: {p: read_result(current(settings.models / recipe), p).test.metrics for p in PROTOCOLS}
-            for recipe in settings.recipes
+            recipe: {protocol: result.test.metrics for protocol, result in found.items()}
+            for recipe, found in results.items()
         },
         "champion": champion["recipe"],
+        "bar": bar_of({recipe: found["temporal"] for recipe, found in results.items()}, BASELINE),
         "index": {f"recall@{index['k']}": index["recall"]},
         "stages": {stage: round(value, 2) for stage, value in stages.items()},
         "seconds": round(seconds, 2),
@@ -65,7 +71,9 @@ def show(console: Console, settings: Settings, summary: dict[str, Any]) -> None:
         f"largest collision {ids['largest_collision']}"
     )
     console.print(_metrics_table(summary))
-    console.print(f"champion: [bold]{summary['champion']}[/]; the bar is {BASELINE}, which needs no training")
+    console.print(
+        f"champion: [bold]{summary['champion']}[/]; the bar is {summary['bar']}, which needs no training"
+    )
     console.print("index: " + ", ".join(f"{name} {value:.4f}" for name, value in summary["index"].items()))
     if "interest_recovery" in summary:
         found = summary["interest_recovery"]

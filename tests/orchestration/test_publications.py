@@ -232,6 +232,21 @@ def test_registry_follows(settings: Settings) -> None:
     assert registry.client.get_model_version_by_alias("recommender", PREVIOUS).tags["recipe"] == "b"
 
 
+def test_rollback_while_the_registry_is_told_has_the_last_word(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(settings.mlflow)
+    versions = [registry.register(settings.models / name, {}, {}, {"recipe": name}).number for name in "ab"]
+    choose(settings, "a", versions[0])
+    night(settings, 1)
+    choose(settings, "b", versions[1])
+    monkeypatch.setattr(Registry, "bind", lambda *_: roll_back(settings))
+    night(settings, 2)
+    champion = registry.champion()
+    assert champion is not None
+    assert (champion.tags["recipe"], told(settings)["recipe"]) == ("a", "a")
+
+
 def test_registry_out_of_reach(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing changes, unless the publication was named; and a night goes on."""
     choose(settings, "a", "1")

@@ -164,7 +164,8 @@ def _children(
     children, codes, exists = trie.children(depth, nodes)
     total = scores[:, :, None] + code_scores(logits, codes, exists, normalise)
     if dead is not None:
-        _drop_dead(total, trie, depth, nodes, dead)
+        alive = scores > -torch.inf
+        return children.flatten(1), _without_dead(total, trie, depth, nodes.where(alive, -2), dead)
     return children.flatten(1), total.flatten(1)
 
 
@@ -223,13 +224,22 @@ def dead_nodes(trie: Trie, depth: int, leaves: Tensor) -> Tensor:
     return torch.where(real & (leaves == begin) & (last < width) & full, nodes, -1)
 
 
-def _drop_dead(total: Tensor, trie: Trie, depth: int, nodes: Tensor, leaves: Tensor) -> None:
-    """Set the scores [n, beams, degree] of children without a permitted item to -inf, in place."""
+def _without_dead(total: Tensor, trie: Trie, depth: int, nodes: Tensor, leaves: Tensor) -> Tensor:
+    """Return scores [n, beams, degree] as [n, beams * degree], those of children without a permitted item -inf.
+
+    Nodes are distinct, and below -1 where a hypothesis is none. What to change is never counted: on a GPU, a count would
+    be waited for.
+    """
     dead = dead_nodes(trie, depth + 1, leaves)
     parents = torch.where(dead >= 0, trie.parents(depth + 1, dead.clamp(min=0)), -1)
-    user, beam, column = torch.nonzero(nodes[:, :, None] == parents[:, None, :], as_tuple=True)
-    child = dead[user, column] - trie.first[depth][parents[user, column]]
-    total[user, beam, child] = -torch.inf
+    met = nodes[:, :, None] == parents[:, None, :]
+    child = dead - trie.first[depth][parents.clamp(min=0)]
+    beam = (met * torch.arange(nodes.shape[1], device=nodes.device)[:, None]).sum(dim=1)
+    place = beam * total.shape[2] + child
+    total = total.flatten(1)
+    # One place more, for those that are not in the beam.
+    place = place.where(met.any(dim=1), total.shape[1])
+    return torch.nn.functional.pad(total, (0, 1)).scatter_(1, place, -torch.inf)[:, :-1]
 
 
 def ranked(items: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

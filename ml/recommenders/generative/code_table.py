@@ -72,7 +72,9 @@ class CodeTable(nn.Module):
     def log_probabilities(self, states: Tensor, level: int, temperature: float = 1.0) -> Tensor:
         """Return those of a level's codes among the start and the codes of all levels, as T5 does; see `logits`."""
         weight = torch.cat([self.start[None], self.table[:-1]])
-        whole = linear(states, weight, pad(self.bias, (1, 0))).float() / temperature
+        whole = linear(states, weight, pad(self.bias, (1, 0))).float()
+        if temperature != 1:
+            whole = whole / temperature
         begin = 1 + int(self.offsets[level])
         of_level = whole[..., begin : begin + self.code_sizes[level]]
         return of_level - whole.logsumexp(dim=-1, keepdim=True)

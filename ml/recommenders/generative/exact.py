@@ -10,6 +10,7 @@ import copy
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ml.recommenders.generative.beam import Decoder, Normalise, code_scores, distinct_leaves, ranked
 from ml.recommenders.generative.trie import Trie
@@ -43,8 +44,8 @@ def exact_search(
     scores = exact_scores(decoder, trie, n, normalise, at_once)
     if excluded is not None:
         leaves = distinct_leaves(trie, excluded)
-        real = leaves < len(trie)
-        scores[real.nonzero()[:, 0], leaves[real]] = -torch.inf
+        # One place more, for what pads the list of leaves.
+        scores = pad(scores, (0, 1)).scatter_(1, leaves, -torch.inf)[:, :-1]
     scores, best = scores.topk(min(k, len(trie)), dim=1)
     return ranked(trie.items[best], scores, k)
 

@@ -45,17 +45,6 @@ class Attention(nn.Module):
         """Mix values; the bias, -inf where nothing may be seen, broadcasts to [..., heads, queries, keys]."""
         return self.join(scaled_dot_product_attention(query, keys, values, attn_mask=bias))
 
-    def attend_few(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Do as `attend`, for one query and few keys: there, matrix products cost more than what they compute."""
-        query, keys, values = query.squeeze(-2), keys.movedim(-2, 0), values.movedim(-2, 0)
-        # Key by key, so that what is multiplied stays in the cache.
-        seen = torch.stack([torch.linalg.vecdot(query, key) for key in keys]) * query.shape[-1] ** -0.5
-        weights = (seen + bias.movedim(-1, 0).squeeze(-1)[:, None, None]).softmax(dim=0)[..., None]
-        mixed = weights[0] * values[0]
-        for weight, value in zip(weights[1:], values[1:], strict=True):
-            mixed = torch.addcmul(mixed, weight, value)
-        return self.join(mixed[..., None, :])
-
 
 class FeedForward(nn.Module):
     """The point-wise net, pre-norm; the same for every place."""
@@ -69,8 +58,8 @@ class FeedForward(nn.Module):
             nn.Linear(width, d, bias=False),
         )
 
-    def forward(self, x: Tensor, first: int = 0) -> Tensor:
-        """Map [..., places, d] to the same shape; ``first`` is the number of the first place."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., places, d] to the same shape."""
         mapped: Tensor = self.net(x)
         return mapped
 
@@ -86,10 +75,10 @@ class RoutedFeedForward(nn.Module):
         self.per_item = per_item
         self.experts = nn.ModuleList(FeedForward(d, width) for _ in range(1 + per_item))
 
-    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """As `FeedForward`; place 0 is the start, and items follow."""
         routed: dict[int, list[int]] = {}
-        for column, place in enumerate(range(first, first + x.shape[-2])):
+        for column, place in enumerate(range(x.shape[-2])):
             expert = 0 if place == 0 else 1 + (place - 1) % self.per_item
             routed.setdefault(expert, []).append(column)
         if len(routed) == 1:
@@ -121,7 +110,7 @@ class ReadingLayer(nn.Module):
 def grown(past: KeysValues | None, new: KeysValues) -> KeysValues:
     """Return keys and values of all steps: those before, and the new ones.
 
-    Steps come first in memory: a step is one block, which `chosen` and `Attention.attend_few` walk without strides.
+    Steps come first in memory: a step is one block, which `chosen` walks without strides.
     """
     if past is None:
         return new

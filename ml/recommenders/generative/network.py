@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from ml.recommenders.batches import Sequences
 from ml.recommenders.generative.beam import Normalise
 from ml.recommenders.generative.code_table import CodeTable
-from ml.recommenders.generative.layers import chosen
 from ml.recommenders.generative.parts import (
     Auxiliary,
     Backbone,
     Facts,
     Groups,
-    KeysValues,
     Memory,
     Objective,
+    Steps,
     Tokens,
     WritingTokens,
 )
@@ -89,7 +88,7 @@ class Network(nn.Module):
         x = self.table.inputs(self.table.rows(targets)[..., :-1])
         if isinstance(self.tokens, WritingTokens):
             x = self.tokens.written(x)
-        return self.backbone.write(memory, at, x)[0]
+        return self.backbone.write(memory, at, x)
 
     def forward(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Return the mean loss of a batch, the tensors of `Sequences` and targets, and its number of targets."""
@@ -107,32 +106,31 @@ class Decoding:
         self.memory = network.read(sequences)
         self.at = self.memory.lengths[:, None]
         self.level = 0
-        self.past: list[KeysValues] | None = None
+        self.steps: Steps = network.backbone.steps(self.memory, self.at)
         # What was put in so far, for tokens whose embedding depends on those before them.
         self.written: Tensor | None = None
 
     def start(self) -> Tensor:
         """See `ml.recommenders.generative.beam.Decoder`."""
         table = self.network.table
-        return self._advance(table.inputs(table.offsets.new_zeros(len(self.at), 1, 0)))
+        return self._advance(table.inputs(table.offsets.new_zeros(len(self.at), 1, 0)), None)
 
     def step(self, codes: Tensor, parents: Tensor) -> Tensor:
         """See `ml.recommenders.generative.beam.Decoder`."""
         table = self.network.table
         embedded = table.embed(codes + table.offsets[self.level])
         self.level += 1
-        self.past = chosen(self.past or [], parents)
         if self.written is not None:
             users = torch.arange(len(codes), device=codes.device)[:, None]
             self.written = self.written[users, parents]
-        return self._advance((embedded + table.place[self.level])[:, :, None])
+        return self._advance((embedded + table.place[self.level])[:, :, None], parents)
 
-    def _advance(self, x: Tensor) -> Tensor:
+    def _advance(self, x: Tensor, parents: Tensor | None) -> Tensor:
         if isinstance(self.network.tokens, WritingTokens):
             self.written = x if self.written is None else torch.cat([self.written, x], dim=2)
             x = self.network.tokens.written(self.written)[:, :, -1:]
-        states, self.past = self.network.backbone.write(self.memory, self.at, x, self.past)
-        return self.logits(states[:, :, 0])
+        states, self.steps = self.steps.write(x[:, :, 0], parents)
+        return self.logits(states)
 
     def logits(self, states: Tensor) -> Tensor:
         """Score the codes of this level, states [n, hypotheses, d] to [n, hypotheses, size of the level]."""

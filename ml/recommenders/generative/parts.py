@@ -145,6 +145,27 @@ class Groups(Protocol):
         ...
 
 
+class Steps(Protocol):
+    """IDs that are written step by step, by many hypotheses of each user; nothing in it changes, `write` gives the next."""
+
+    def write(self, x: Tensor, parents: Tensor | None = None) -> tuple[Tensor, Steps]:
+        """Write one step more; without gradients.
+
+        Parameters
+        ----------
+        x
+            float [n, hypotheses, d], what each new hypothesis adds.
+        parents
+            int64 [n, hypotheses], the old hypothesis that it extends; None at the start, and where each extends the
+            one in its place, or all of them the only one.
+
+        Returns
+        -------
+        States float [n, hypotheses, d], and what goes on from there.
+        """
+        ...
+
+
 class Backbone(Protocol):
     """Reads histories and writes IDs."""
 
@@ -155,9 +176,7 @@ class Backbone(Protocol):
         """Read items float [n, length, per_item, d], after a start float [d]; lengths int64 [n]."""
         ...
 
-    def write(
-        self, memory: Memory, at: Tensor, x: Tensor, past: list[KeysValues] | None = None, whole: bool = False
-    ) -> tuple[Tensor, list[KeysValues]]:
+    def write(self, memory: Memory, at: Tensor, x: Tensor, whole: bool = False) -> Tensor:
         """Continue histories.
 
         Parameters
@@ -165,16 +184,18 @@ class Backbone(Protocol):
         at
             int64 [n, p]: hypothesis ``j`` continues the first ``at[:, j]`` items; p is 1 where all of them do the same.
         x
-            float [n, hypotheses, steps, d], what is written so far, or since ``past``.
-        past
-            What this method returned for the steps before; None at the start.
+            float [n, hypotheses, steps, d], what is written.
         whole
             Whether a step sees the steps after it, too.
 
         Returns
         -------
-        States float [n, hypotheses, steps, d], and keys and values of all steps so far for each layer.
+        States float [n, hypotheses, steps, d].
         """
+        ...
+
+    def steps(self, memory: Memory, at: Tensor) -> Steps:
+        """Begin to continue histories step by step, each after its first ``at`` items, int64 [n, 1]."""
         ...
 
 

@@ -43,7 +43,7 @@ VOTING = frozenset(
     {"recent", "recency_decay", "day_decay", "two_hop", "hop_width", "similarity", "popularity"}
 )
 _DAY_US = 86_400_000_000
-_PAIRS = 500_000
+_PAIRS = 50_000
 
 
 class TransitionsParams(RecommenderParams):

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from ml.evaluation.cost import Cost
 from ml.evaluation.evaluate import INVALID, Evaluation
-from ml.evaluation.gates import Gate, Policy, choose_champion
+from ml.evaluation.gates import Gate, Policy, bar_of, choose_champion
 from ml.evaluation.metrics import accuracy
 from ml.evaluation.results import Result
 from ml.evaluation.significance import paired_bootstrap
@@ -58,7 +61,7 @@ def verdict(*learned: Result, incumbent: str | None = None) -> tuple[str, dict[t
     return told.champion, {(g.recipe, g.name): g for g in told.gates}
 
 
-def test_heuristics_are_always_eligible() -> None:
+def test_heuristics_need_no_bar() -> None:
     assert verdict()[0] == "transitions"
     better = result("popularity", 0.5, training_free=True)
     assert choose_champion({"transitions": BASE, "popularity": better}).champion == "popularity"
@@ -66,13 +69,78 @@ def test_heuristics_are_always_eligible() -> None:
     assert choose_champion({"popularity": same, "transitions": BASE}).champion == "transitions"
 
 
+def test_the_bar_is_the_best_that_needs_no_training() -> None:
+    graph = result("graph-heuristic", 0.3, training_free=True)
+    assert bar_of({"transitions": BASE, "graph-heuristic": graph, "sasrec": result("sasrec", 0.9)}) == (
+        "graph-heuristic"
+    )
+    assert verdict(result("sasrec", 0.25))[0] == "sasrec"
+    champion, gates = verdict(graph, result("sasrec", 0.25))
+    assert champion == "graph-heuristic"
+    assert not gates["sasrec", "beats_bar"].passed
+    assert "0.2500 against 0.3000 of graph-heuristic" in gates["sasrec", "beats_bar"].reason
+    # One that answers with faults is no bar, and does not serve.
+    faulty = result("graph-heuristic", 0.3, training_free=True, faults=1)
+    champion, gates = verdict(faulty, result("sasrec", 0.25))
+    assert champion == "sasrec"
+    assert not gates["graph-heuristic", "valid_output"].passed
+
+
+def test_the_baseline_serves_where_nothing_may() -> None:
+    faulty = result("transitions", 0.2, training_free=True, faults=1)
+    told = choose_champion({"transitions": faulty, "sasrec": result("sasrec", 0.1)})
+    assert told.champion == "transitions"
+    assert [g.passed for g in told.gates if g.recipe == "transitions"] == [False]
+
+
+CHEAP = Cost(latency_ms=5.0, users=50, size_mb=3.0)
+
+
+@pytest.mark.parametrize(
+    ("cost", "gate", "told"),
+    [
+        (replace(CHEAP, latency_ms=250.1), "latency", "250.1 ms a user (90th percentile of 50"),
+        (replace(CHEAP, size_mb=2000.1), "size", "2000.1 MB on disk, limit 2000 MB"),
+        (replace(CHEAP, uses_ids=True, churn=0.91), "id_churn", "91.0% of items in common changed"),
+    ],
+)
+def test_what_serving_costs_can_stop_promotion(cost: Cost, gate: str, told: str) -> None:
+    results = {"transitions": BASE, "tiger": result("tiger", 0.5)}
+
+    def choose(tiger: Cost, policy: Policy | None = None) -> tuple[str, dict[str, Gate]]:
+        made = choose_champion(results, policy=policy, costs={"transitions": CHEAP, "tiger": tiger})
+        return made.champion, {g.name: g for g in made.gates if g.recipe == "tiger"}
+
+    champion, gates = choose(cost)
+    assert champion == "transitions"
+    assert [name for name, found in gates.items() if not found.passed] == [gate]
+    assert told in gates[gate].reason
+    champion, gates = choose(replace(CHEAP, uses_ids=True, churn=None))
+    assert champion == "tiger"
+    assert "no champion is live" in gates["id_churn"].reason
+    assert choose(cost, Policy(latency_ms=300, size_mb=3000, churn=1))[0] == "tiger"
+    # Items of a recipe that does not use IDs keep nothing by them.
+    assert "id_churn" not in choose(CHEAP)[1]
+
+
+def test_a_challenger_that_loses_a_slice_to_the_incumbent_does_not_replace_it() -> None:
+    old = result("sasrec", 0.4)
+    new = result("tiger", 0.7, tail_hits=0.3)
+    assert verdict(new)[0] == "tiger"
+    champion, gates = verdict(old, new, incumbent="sasrec")
+    assert champion == "sasrec"
+    assert gates["tiger", "beats_incumbent"].passed
+    assert not gates["tiger", "slices_of_incumbent"].passed
+    assert (
+        "beside sasrec: worse on tail 0.3000 against 0.4000" in gates["tiger", "slices_of_incumbent"].reason
+    )
+
+
 def test_a_learned_model_that_wins_everywhere_is_champion() -> None:
     champion, gates = verdict(result("sasrec", 0.3))
     assert champion == "sasrec"
-    assert [gates["sasrec", name].passed for name in ("valid_output", "beats_baseline", "slices")] == [
-        True
-    ] * 3
-    assert "0.3000 against 0.2000 of transitions" in gates["sasrec", "beats_baseline"].reason
+    assert [gates["sasrec", name].passed for name in ("valid_output", "beats_bar", "slices")] == [True] * 3
+    assert "0.3000 against 0.2000 of transitions" in gates["sasrec", "beats_bar"].reason
 
 
 def test_a_win_within_luck_is_none() -> None:
@@ -99,7 +167,7 @@ def test_a_win_within_luck_is_none() -> None:
     )
     champion, gates = verdict(luck)
     assert champion == "transitions"
-    assert not gates["sasrec", "beats_baseline"].passed
+    assert not gates["sasrec", "beats_bar"].passed
 
 
 def test_a_margin_can_be_set() -> None:
@@ -111,7 +179,7 @@ def test_a_margin_can_be_set() -> None:
 def test_a_slice_that_suffers_stops_promotion() -> None:
     champion, gates = verdict(result("sasrec", 0.4, tail_hits=0.1))
     assert champion == "transitions"
-    assert gates["sasrec", "beats_baseline"].passed
+    assert gates["sasrec", "beats_bar"].passed
     assert not gates["sasrec", "slices"].passed
     assert "tail 0.1000 against 0.2000" in gates["sasrec", "slices"].reason
     # A loss within the margin, and a slice of too few queries, do not.

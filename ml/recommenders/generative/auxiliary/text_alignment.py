@@ -131,7 +131,7 @@ class TextAlignment(nn.Module):
             return self.words.sum() * 0
         start = (network.table.start + self.told[TASKS.index(task)]).expand(len(words), 1, -1)
         x = torch.cat([start, self._embed(words[:, :-1])], dim=1)
-        states, _ = network.backbone.write(memory, at, x[:, None])
+        states = network.backbone.write(memory, at, x[:, None])
         logits = states[:, 0][real] @ self.words[:-1].T
         return nn.functional.cross_entropy(logits.float(), words[real])
 

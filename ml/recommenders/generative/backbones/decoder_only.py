@@ -7,6 +7,7 @@ once for a hypothesis.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -14,8 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from ml.recommenders.generative.layers import Attention, Distances, FeedForward, ReadingLayer, grown
-from ml.recommenders.generative.parts import Backbone, Facts, KeysValues, Memory, PartParams
+from ml.recommenders.generative.layers import Attention, Distances, FeedForward, ReadingLayer, chosen, grown
+from ml.recommenders.generative.parts import Backbone, Facts, KeysValues, Memory, PartParams, Steps
 
 
 class DecoderOnlyParams(PartParams):
@@ -85,10 +86,18 @@ class DecoderOnly(nn.Module):
             kept.append(keys_values)
         return Memory(self.norm(x), real, lengths, per_item, kept)
 
-    def write(
-        self, memory: Memory, at: Tensor, x: Tensor, past: list[KeysValues] | None = None, whole: bool = False
-    ) -> tuple[Tensor, list[KeysValues]]:
+    def write(self, memory: Memory, at: Tensor, x: Tensor, whole: bool = False) -> Tensor:
         """See `ml.recommenders.generative.parts.Backbone`."""
+        return self.go_on(memory, at, x, None, whole)[0]
+
+    def steps(self, memory: Memory, at: Tensor) -> Steps:
+        """See `ml.recommenders.generative.parts.Backbone`."""
+        return KeptSteps(self, memory, at)
+
+    def go_on(
+        self, memory: Memory, at: Tensor, x: Tensor, past: list[KeysValues] | None, whole: bool = False
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """Do as `write`, after keys and values of earlier steps for each layer; return those of all steps, too."""
         before = past[0][0].shape[-2] if past else 0
         step = before + torch.arange(x.shape[2], device=x.device)
         own_distance = step[:, None] - torch.arange(before + x.shape[2], device=x.device)
@@ -110,6 +119,23 @@ class DecoderOnly(nn.Module):
             x = x + dropout(layer.feed(x), self.rate, self.training)
             kept.append(grew)
         return self.norm(x), kept
+
+
+@dataclass(frozen=True)
+class KeptSteps:
+    """See `ml.recommenders.generative.parts.Steps`; ``past`` are the keys and values of what was written, by layer."""
+
+    backbone: DecoderOnly
+    memory: Memory
+    at: Tensor
+    past: list[KeysValues] | None = None
+
+    @torch.no_grad()
+    def write(self, x: Tensor, parents: Tensor | None = None) -> tuple[Tensor, KeptSteps]:
+        """See `ml.recommenders.generative.parts.Steps`."""
+        past = self.past if self.past is None or parents is None else chosen(self.past, parents)
+        states, kept = self.backbone.go_on(self.memory, self.at, x[:, :, None], past)
+        return states[:, :, 0], replace(self, past=kept)
 
 
 def _attend(

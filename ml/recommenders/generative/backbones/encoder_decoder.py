@@ -15,15 +15,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import dropout, pad, scaled_dot_product_attention
 
+from ml.recommenders.generative.backbones.inference import Folded, FoldedSteps, fold, version
 from ml.recommenders.generative.layers import (
     Attention,
     Distances,
     FeedForward,
     ReadingLayer,
     RoutedFeedForward,
-    grown,
 )
-from ml.recommenders.generative.parts import Backbone, Facts, KeysValues, Memory, PartParams
+from ml.recommenders.generative.parts import Backbone, Facts, KeysValues, Memory, PartParams, Steps
 
 
 class EncoderDecoderParams(PartParams):
@@ -64,24 +64,20 @@ class WritingLayer(nn.Module):
     """Self-attention over the codes so far, attention to the history, the point-wise net."""
 
     def __init__(
-        self, own: Attention, cross: Attention, feed: Callable[[Tensor, int], Tensor], rate: float
+        self, own: Attention, cross: Attention, feed: Callable[[Tensor], Tensor], rate: float
     ) -> None:
         super().__init__()
         self.self_attention, self.cross_attention, self.feed, self.rate = own, cross, feed, rate
 
-    def forward(
-        self, x: Tensor, past: KeysValues | None, own_bias: Tensor, memory: KeysValues, memory_bias: Tensor
-    ) -> tuple[Tensor, KeysValues]:
+    def forward(self, x: Tensor, own_bias: Tensor, memory: KeysValues, memory_bias: Tensor) -> Tensor:
         """Write codes of many hypotheses of each user at once.
 
         Parameters
         ----------
         x
             float [n, hypotheses, steps, d].
-        past
-            Keys and values [n, hypotheses, heads, earlier steps, head width], if any.
         own_bias
-            [heads, steps, earlier steps + steps].
+            [heads, steps, steps].
         memory
             Keys and values of the history, [n, heads, places, head width].
         memory_bias
@@ -89,19 +85,17 @@ class WritingLayer(nn.Module):
 
         Returns
         -------
-        The new states, and keys and values of all steps so far.
+        The new states.
         """
         n, hypotheses, steps, _ = x.shape
         own, cross = self.self_attention, self.cross_attention
         normed = own.norm(x)
-        kept = grown(past, own.keys_values(normed))
-        attend = own.attend_few if steps == 1 else own.attend
-        x = x + dropout(attend(own.query(normed), *kept, own_bias), self.rate, self.training)
+        mixed = own.attend(own.query(normed), *own.keys_values(normed), own_bias)
+        x = x + dropout(mixed, self.rate, self.training)
         query = cross.query(cross.norm(x).flatten(1, 2))
         mixed = cross.join(scaled_dot_product_attention(query, *memory, attn_mask=memory_bias))
         x = x + dropout(mixed.view(n, hypotheses, steps, -1), self.rate, self.training)
-        before = past[0].shape[-2] if past else 0
-        return x + dropout(self.feed(x, before), self.rate, self.training), kept
+        return x + dropout(self.feed(x), self.rate, self.training)
 
 
 class EncoderDecoder(nn.Module):
@@ -134,6 +128,14 @@ class EncoderDecoder(nn.Module):
         self.encoder: Iterable[ReadingLayer] = nn.ModuleList(encoder)  # type: ignore[assignment]
         self.decoder: Iterable[WritingLayer] = nn.ModuleList(decoder)  # type: ignore[assignment]
         self.encoder_norm, self.decoder_norm = nn.RMSNorm(facts.d), nn.RMSNorm(facts.d)
+        self._folded: tuple[object, tuple[Folded, ...]] | None = None
+
+    def train(self, mode: bool = True) -> EncoderDecoder:
+        """As of any module; what training may change is folded anew."""
+        if mode:
+            # Fused optimizers do not count their changes.
+            self._folded = None
+        return super().train(mode)
 
     def read(self, embedded: Tensor, start: Tensor, lengths: Tensor) -> Memory:
         """See `ml.recommenders.generative.parts.Backbone`."""
@@ -145,24 +147,45 @@ class EncoderDecoder(nn.Module):
         for layer in self.encoder:
             x, _ = layer(x, bias)
         states = self.encoder_norm(x)
-        kept = [layer.cross_attention.keys_values(states) for layer in self.decoder]
+        # What goes step by step looks up in another way.
+        kept = self._kept(states) if torch.is_grad_enabled() else []
         return Memory(states, real, lengths, per_item, kept)
 
-    def write(
-        self, memory: Memory, at: Tensor, x: Tensor, past: list[KeysValues] | None = None, whole: bool = False
-    ) -> tuple[Tensor, list[KeysValues]]:
+    def write(self, memory: Memory, at: Tensor, x: Tensor, whole: bool = False) -> Tensor:
         """See `ml.recommenders.generative.parts.Backbone`."""
-        before = past[0][0].shape[-2] if past else 0
-        own = self._own_bias(before, x.shape[2], whole)
+        own = self._own_bias(x.shape[2], whole)
         cross = self._cross_bias(memory, at)
         if at.shape[1] > 1:
             cross = cross.repeat_interleave(x.shape[2], dim=2)
         x = dropout(x, self.rate, self.training)
-        kept = []
-        for place, layer in enumerate(self.decoder):
-            x, grew = layer(x, past[place] if past else None, own, memory.kept[place], cross)
-            kept.append(grew)
-        return self.decoder_norm(x), kept
+        for layer, kept in zip(self.decoder, memory.kept or self._kept(memory.states), strict=True):
+            x = layer(x, own, kept, cross)
+        states: Tensor = self.decoder_norm(x)
+        return states
+
+    @torch.no_grad()
+    def steps(self, memory: Memory, at: Tensor) -> Steps:
+        """See `ml.recommenders.generative.parts.Backbone`."""
+        layers = self._folded_layers()
+        back = torch.arange(self.decoder_distance.most + 1, device=at.device)
+        return FoldedSteps(
+            layers,
+            tuple(layer.look(memory.states) for layer in layers),
+            self._cross_bias(memory, at).contiguous(),
+            self.decoder_distance(back),
+            self.decoder_norm,
+        )
+
+    def _folded_layers(self) -> tuple[Folded, ...]:
+        """Return the decoder's weights folded; once, as long as they do not change."""
+        found = version(self)
+        if self._folded is None or self._folded[0] != found:
+            self._folded = found, fold(self.decoder)
+        return self._folded[1]
+
+    def _kept(self, states: Tensor) -> list[KeysValues]:
+        """Return what every layer of the decoder looks up in histories."""
+        return [layer.cross_attention.keys_values(states) for layer in self.decoder]
 
     def _encoder_bias(self, real: Tensor) -> Tensor:
         """Return bias by distance and -inf where nothing may be seen, float [n, heads, 1 + places, 1 + places]."""
@@ -177,12 +200,10 @@ class EncoderDecoder(nn.Module):
             allowed = allowed & ((item[:, None] != item) | (place[:, None] == place))
         return bias[None].masked_fill(~allowed[:, None], -torch.inf)
 
-    def _own_bias(self, before: int, steps: int, whole: bool) -> Tensor:
-        """Return the same over the steps written, float [heads, steps, before + steps]."""
-        device = self.decoder_distance.bias.device
-        distance = (before + torch.arange(steps, device=device))[:, None] - torch.arange(
-            before + steps, device=device
-        )
+    def _own_bias(self, steps: int, whole: bool) -> Tensor:
+        """Return the same over the steps written, float [heads, steps, steps]."""
+        step = torch.arange(steps, device=self.decoder_distance.bias.device)
+        distance = step[:, None] - step
         bias = self.decoder_distance(distance)
         return bias if whole else bias.masked_fill(distance < 0, -torch.inf)
 

@@ -96,7 +96,7 @@ class BehaviourFirst(Autoregressive):
         codes = network.table.inputs(network.table.rows(targets)[..., :-1])
         ask = self.ask.expand(*targets.shape, 1, -1)
         first = codes[..., :1, :] + embedding(types, self.types)[..., None, :]
-        return network.backbone.write(memory, at, torch.cat([ask, first, codes[..., 1:, :]], dim=-2))[0]
+        return network.backbone.write(memory, at, torch.cat([ask, first, codes[..., 1:, :]], dim=-2))
 
     def type_scores(self, states: Tensor) -> Tensor:
         """Return log-probabilities of the event types, float [..., behaviours], by states [..., d]."""
@@ -130,19 +130,18 @@ class BehaviourDecoding(Decoding):
     def __init__(self, network: Network, sequences: Sequences, objective: BehaviourFirst) -> None:
         super().__init__(network, sequences, objective.params.normalise)
         self.objective = objective
-        ask = objective.ask.expand(len(self.at), 1, 1, -1)
-        states, self.asked = network.backbone.write(self.memory, self.at, ask)
+        states, self.asked = self.steps.write(objective.ask.expand(len(self.at), 1, -1))
         #: Log-probabilities of the event types, float [n, behaviours].
-        self.told = objective.type_scores(states[:, 0, 0])
+        self.told = objective.type_scores(states[:, 0])
         self.types = self.at[:, 0]
 
     def under(self, types: Tensor) -> BehaviourDecoding:
         """Start again where each user does the event type given, int64 [n]."""
-        self.types, self.level, self.past = types, 0, self.asked
+        self.types, self.level, self.steps = types, 0, self.asked
         return self
 
     def start(self) -> Tensor:
         """See `ml.recommenders.generative.beam.Decoder`."""
         table = self.network.table
         x = table.inputs(table.offsets.new_zeros(len(self.at), 1, 0))
-        return self._advance(x + embedding(self.types, self.objective.types)[:, None, None])
+        return self._advance(x + embedding(self.types, self.objective.types)[:, None, None], None)

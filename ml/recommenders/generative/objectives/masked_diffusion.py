@@ -146,7 +146,7 @@ class MaskedDiffusion(nn.Module):
     def _states(self, network: Network, memory: Memory, at: Tensor, rows: Tensor, masked: Tensor) -> Tensor:
         """Return a state for each code, rows and masked [n, p, levels] to float [n, p, levels, d]."""
         x = torch.where(masked[..., None], self.mask, network.table.embed(rows)) + network.table.place
-        return network.backbone.write(memory, at, x, whole=True)[0]
+        return network.backbone.write(memory, at, x, whole=True)
 
     @staticmethod
     def _unseen(network: Network, sequences: Sequences, at: Tensor, rows: Tensor) -> Tensor:

@@ -214,10 +214,11 @@ class PriorDecoding(Decoding):
         super().__init__(network, sequences, objective.params.normalise)
         self.objective = objective
         self.labels: dict[Prior, Tensor] = {}
+        self.begun = self.steps
 
     def under(self, labels: dict[Prior, Tensor]) -> PriorDecoding:
         """Start again under labels."""
-        self.labels, self.level, self.past, self.written = labels, 0, None, None
+        self.labels, self.level, self.steps, self.written = labels, 0, self.begun, None
         return self
 
     def logits(self, states: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class SparseDense(nn.Module):
         leaves = torch.where(asked >= 0, network.trie.place[asked.clamp(min=0)], -1)
         known = leaves >= 0
         rows = network.table.rows(asked)[..., : _tokens(network).depth]
-        states = network.backbone.write(memory, at, network.table.inputs(rows))[0][known]
+        states = network.backbone.write(memory, at, network.table.inputs(rows))[known]
         loss = 0 * states.sum()
         if len(states):
             chosen = path_scores(network, states[:, :-1], leaves[known], self.params.normalise)
@@ -163,10 +163,10 @@ class _Writing(Decoding):
 
     state: Tensor
 
-    def _advance(self, x: Tensor) -> Tensor:
-        states, self.past = self.network.backbone.write(self.memory, self.at, x, self.past)
-        self.state = states[:, :, 0]
-        return self.network.table.logits(self.state, self.level)
+    def logits(self, states: Tensor) -> Tensor:
+        """See `Decoding.logits`."""
+        self.state = states
+        return super().logits(states)
 
 
 def below(trie: Trie, depth: int, nodes: Tensor, asked: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:

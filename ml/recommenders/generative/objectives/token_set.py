@@ -115,12 +115,12 @@ class TokenSet(nn.Module):
         (n, p), (tokens, d) = at.shape, self.queries.shape
         if not self.apart:
             x = self.queries.expand(n, p, tokens, d)
-            return network.backbone.write(memory, at, x, whole=True)[0]
+            return network.backbone.write(memory, at, x, whole=True)
         # Hypotheses of one history do not see each other, and neither do queries.
         x = self.queries.repeat(p, 1)[:, None].expand(n, -1, 1, d)
         if p > 1:
             at = at.repeat_interleave(tokens, dim=1)
-        return network.backbone.write(memory, at, x)[0].view(n, p, tokens, d)
+        return network.backbone.write(memory, at, x).view(n, p, tokens, d)
 
 
 def _vectors(network: Network, items: Tensor) -> tuple[Tensor, Tensor]:

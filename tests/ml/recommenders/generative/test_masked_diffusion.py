@@ -42,7 +42,7 @@ def told(network: Network, history: list[int], fixed: dict[int, int]) -> list[np
         code = table.table[int(table.offsets[level]) + fixed[level]] if level in fixed else objective.mask
         places.append(code + table.place[level])
     at = torch.tensor([[min(len(history), 5)]])
-    states, _ = network.backbone.write(
+    states = network.backbone.write(
         network.read(read(history)), at, torch.stack(places)[None, None], whole=True
     )
     return [

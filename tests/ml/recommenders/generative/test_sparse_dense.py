@@ -77,7 +77,7 @@ def told(network: Network, history: list[int], item: int) -> tuple[list[float], 
     memory = network.read(Sequences.of(Histories.of([history]), 5))
     rows = network.table.rows(torch.tensor([[item]]))[..., : tokens.depth]
     at = torch.tensor([[min(len(history), 5)]])
-    states = network.backbone.write(memory, at, network.table.inputs(rows))[0][0, 0]
+    states = network.backbone.write(memory, at, network.table.inputs(rows))[0, 0]
     found = []
     for level in range(tokens.depth):
         logits = network.table.logits(states[level], level).double().numpy()

@@ -96,7 +96,7 @@ def losses_of_words(
     start = network.table.start + part.told[TASKS.index(task)]
     for place, word in enumerate(buckets(item)):
         x = torch.cat([start[None], part.words[torch.tensor(buckets(item)[:place], dtype=torch.long)]])
-        states, _ = network.backbone.write(memory, torch.tensor([[len(history)]]), x[None, None])
+        states = network.backbone.write(memory, torch.tensor([[len(history)]]), x[None, None])
         logits = part.words[:64] @ states[0, 0, -1]
         found.append(-float(logits.log_softmax(0)[word]))
     return found

@@ -60,7 +60,7 @@ def asked_one_by_one(network: Network, history: list[int]) -> torch.Tensor:
     memory = network.read(read(history))
     at = torch.tensor([[min(len(history), 5)]])
     alone = [
-        network.backbone.write(memory, at, query[None, None, None])[0][0, 0, 0]
+        network.backbone.write(memory, at, query[None, None, None])[0, 0, 0]
         for query in network.objective.queries
     ]
     return torch.stack(alone)

@@ -1,0 +1,257 @@
+"""What `ml.recommenders.generative.backbones.encoder_decoder` computes, arranged for answers: code by code, without gradients.
+
+Weights are folded once. Norms go into the products after them; and where heads are not narrow, what a hypothesis asks a
+history for goes into the history's keys, and what is made of the answer into its values, so that attention to the history
+is two products for all heads and hypotheses of a user together.
+
+Keys and values of a code are written once and never moved. A hypothesis knows in which rows those of its codes are, so
+that choosing hypotheses moves numbers of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from ml.recommenders.generative.layers import Attention, FeedForward, RoutedFeedForward
+
+if TYPE_CHECKING:
+    from ml.recommenders.generative.backbones.encoder_decoder import WritingLayer
+
+#: Attention to a history is folded where the width is at most so many widths of a head: beyond, it costs more than it saves.
+_WIDTHS = 4
+
+
+class Looking(Protocol):
+    """Attention of one layer to the histories of some users."""
+
+    def __call__(self, x: Tensor, normed: Tensor, bias: Tensor) -> Tensor:
+        """Return states [n, hypotheses, d] after it, of them and of them scaled; bias float [n, heads, 1, places]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Absorbed:
+    """Keys and values in the width of the states, float [n, heads * places, d]; those of a head follow one another."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __call__(self, x: Tensor, normed: Tensor, bias: Tensor) -> Tensor:
+        """See `Looking`."""
+        seen = torch.baddbmm(bias.flatten(1)[:, None], normed, self.keys.mT)
+        weights = seen.unflatten(-1, (bias.shape[1], -1)).softmax(dim=-1)
+        return torch.baddbmm(x, weights.flatten(2), self.values)
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Keys and values in the width of heads, float [n, heads, places, head width]; and the products around them."""
+
+    query: Tensor
+    out: Tensor
+    keys: Tensor
+    values: Tensor
+
+    def __call__(self, x: Tensor, normed: Tensor, bias: Tensor) -> Tensor:
+        """See `Looking`."""
+        query = (normed @ self.query).unflatten(-1, (self.keys.shape[1], -1)).transpose(1, 2)
+        mixed = scaled_dot_product_attention(query, self.keys, self.values, attn_mask=bias, scale=1.0)
+        return x + mixed.transpose(1, 2).flatten(2) @ self.out
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A layer's weights: matrices to multiply states by, from the right.
+
+    Parameters
+    ----------
+    query, keys_values, out
+        Of attention to the codes so far: float [d, inner], [d, 2 * inner] and [inner, d].
+    look
+        Of states of histories, float [n, places, d], makes attention to them.
+    feeds
+        The two of the point-wise net, one pair for every place of an ID or one for all.
+    """
+
+    query: Tensor
+    keys_values: Tensor
+    out: Tensor
+    look: Callable[[Tensor], Looking]
+    feeds: tuple[tuple[Tensor, Tensor], ...]
+
+    @classmethod
+    def of(cls, layer: WritingLayer) -> Folded:
+        """Fold the weights of a layer."""
+        own, feed = layer.self_attention, layer.feed
+        gain = own.norm.weight[:, None]
+        nets = [feed] if isinstance(feed, FeedForward) else list(_experts(feed))
+        return cls(
+            gain * own.to_query.weight.T * _scale(own),
+            gain * own.to_keys.weight.T,
+            own.out.weight.T.contiguous(),
+            _look(layer.cross_attention),
+            tuple(_feed(net) for net in nets),
+        )
+
+
+def fold(layers: Iterable[WritingLayer]) -> tuple[Folded, ...]:
+    """Fold the weights of layers; what comes out needs no gradient and may be kept."""
+    with torch.inference_mode(False), torch.no_grad():
+        return tuple(Folded.of(layer) for layer in layers)
+
+
+def version(module: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Return what changes whenever a weight of a module does."""
+    return tuple((weight.data_ptr(), weight._version) for weight in module.parameters())
+
+
+def _scale(attention: Attention) -> float:
+    return float((attention.to_query.weight.shape[0] / attention.heads) ** -0.5)
+
+
+def _experts(feed: object) -> Iterable[FeedForward]:
+    assert isinstance(feed, RoutedFeedForward)
+    return feed.experts  # type: ignore[return-value]
+
+
+def _feed(feed: FeedForward) -> tuple[Tensor, Tensor]:
+    norm, widen, _, narrow = feed.net
+    return (
+        norm.weight[:, None] * widen.weight.T,  # type: ignore[operator,index]
+        narrow.weight.T.contiguous(),  # type: ignore[operator]
+    )
+
+
+def _look(attention: Attention) -> Callable[[Tensor], Looking]:
+    heads, d = attention.heads, attention.out.weight.shape[0]
+    query = attention.norm.weight[:, None] * attention.to_query.weight.T * _scale(attention)
+    to_keys, to_values = attention.to_keys.weight.chunk(2)
+    out = attention.out.weight.T.contiguous()
+    if d * heads <= _WIDTHS * len(query.T):
+        # By head: [d, inner] is [d, heads, head width].
+        of_query, of_keys, of_values = (
+            weight.unflatten(1, (heads, -1)) for weight in (query, to_keys.T, to_values.T)
+        )
+        keys = torch.einsum("dhw,ehw->dhe", of_keys, of_query).flatten(1)
+        values = torch.einsum("dhw,hwe->dhe", of_values, out.unflatten(0, (heads, -1))).flatten(1)
+
+        def absorbed(states: Tensor) -> Looking:
+            return Absorbed(
+                *(
+                    (states @ side).unflatten(-1, (heads, d)).transpose(1, 2).flatten(1, 2)
+                    for side in (keys, values)
+                )
+            )
+
+        return absorbed
+
+    def projected(states: Tensor) -> Looking:
+        return Projected(query, out, *attention.keys_values(states))
+
+    return projected
+
+
+@dataclass(frozen=True)
+class FoldedSteps:
+    """See `ml.recommenders.generative.parts.Steps`.
+
+    Parameters
+    ----------
+    layers, histories
+        Weights, and attention to the histories, of each layer.
+    bias
+        float [n, heads, 1, places], of the latter.
+    distances
+        float [heads, levels], bias of attention to the codes so far, by how far back they are.
+    norm
+        After the last layer.
+    rows
+        For each code so far, where the keys and values of each hypothesis are: int64 [n, hypotheses], or None where
+        all hypotheses of a user share them.
+    kept
+        For each code so far, keys and values of each layer, float [rows, 2 * inner].
+    """
+
+    layers: tuple[Folded, ...]
+    histories: tuple[Looking, ...]
+    bias: Tensor
+    distances: Tensor
+    norm: nn.RMSNorm
+    rows: tuple[Tensor | None, ...] = ()
+    kept: tuple[tuple[Tensor, ...], ...] = ()
+
+    @torch.no_grad()
+    def write(self, x: Tensor, parents: Tensor | None = None) -> tuple[Tensor, FoldedSteps]:
+        """See `ml.recommenders.generative.parts.Steps`."""
+        n, hypotheses, _ = x.shape
+        rows = self._rows_of(parents)
+        back = torch.arange(len(rows), -1, -1, device=x.device).clamp(max=self.distances.shape[1] - 1)
+        own_bias = self.distances[:, back].T[:, None, None]
+        x, kept = x.flatten(0, 1), []
+        for place, (layer, history) in enumerate(zip(self.layers, self.histories, strict=True)):
+            normed = self._scaled(x)
+            new = normed @ layer.keys_values
+            past = [_taken(step[place], row, n) for step, row in zip(self.kept, rows, strict=True)]
+            query = (normed @ layer.query).view(n, hypotheses, -1)
+            mixed = _attend(query, [*past, new.view(n, hypotheses, -1)], own_bias)
+            x = torch.addmm(x, mixed.flatten(0, 1), layer.out)
+            states = x.view(n, hypotheses, -1)
+            x = history(states, self._scaled(states), self.bias).flatten(0, 1)
+            widen, narrow = layer.feeds[len(rows) if len(layer.feeds) > 1 else 0]
+            x = torch.addmm(x, (self._scaled(x) @ widen).relu_(), narrow)
+            kept.append(new)
+        own = None
+        if hypotheses > 1:
+            own = torch.arange(n * hypotheses, device=x.device).view(n, hypotheses)
+        grown = replace(self, rows=(*rows, own), kept=(*self.kept, tuple(kept)))
+        return self.norm(x).view(n, hypotheses, -1), grown
+
+    def _rows_of(self, parents: Tensor | None) -> tuple[Tensor | None, ...]:
+        if parents is None:
+            return self.rows
+        return tuple(None if row is None else row.gather(1, parents) for row in self.rows)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """Return states without their size; the gain is in the weights."""
+        least = torch.finfo(x.dtype).eps if self.norm.eps is None else self.norm.eps
+        return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True).add_(least))
+
+
+def _taken(kept: Tensor, rows: Tensor | None, n: int) -> Tensor:
+    """Return keys and values of one code, float [n, hypotheses or 1, 2 * inner]."""
+    if rows is None:
+        return kept.view(n, 1, -1)
+    return kept.index_select(0, rows.flatten()).view(*rows.shape, -1)
+
+
+def _attend(query: Tensor, past: list[Tensor], bias: Tensor) -> Tensor:
+    """Attend to few codes, one after the other: there, matrix products cost more than what they compute.
+
+    Parameters
+    ----------
+    query
+        float [n, hypotheses, inner].
+    past
+        Of each code, keys and values float [n, hypotheses or 1, 2 * inner].
+    bias
+        float [codes, 1, 1, heads].
+
+    Returns
+    -------
+    float [n, hypotheses, inner].
+    """
+    heads = (bias.shape[-1], -1)
+    query = query.unflatten(-1, heads)
+    keys, values = zip(*(each.unflatten(-1, (2, *heads)).unbind(dim=2) for each in past), strict=True)
+    seen = torch.stack([(query * key).sum(dim=-1) for key in keys]) + bias
+    weights = seen.softmax(dim=0)[..., None]
+    mixed = weights[0] * values[0]
+    for weight, value in zip(weights[1:], values[1:], strict=True):
+        mixed = torch.addcmul(mixed, weight, value)
+    return mixed.flatten(2)
