@@ -76,8 +76,7 @@ class CodeTable(nn.Module):
         if temperature != 1:
             whole = whole / temperature
         begin = 1 + int(self.offsets[level])
-        of_level = whole[..., begin : begin + self.code_sizes[level]]
-        return of_level - whole.logsumexp(dim=-1, keepdim=True)
+        return whole.log_softmax(dim=-1)[..., begin : begin + self.code_sizes[level]]
 
     def item_sums(self) -> Tensor:
         """Return the sum of each item's code embeddings, float [n_items, d]."""
