@@ -38,10 +38,11 @@ def run(first: str, last: str, job: str = DATA) -> dict[str, Any]:
     from rich.console import Console
 
     from orchestration import home as homes
-    from orchestration.demo import cause_of, group_of, release_dead_runs
+    from orchestration.demo import cause_of, group_of
     from orchestration.memory import PeakMemory
     from orchestration.partitions import range_tags
     from orchestration.progress import ProgressHandler
+    from orchestration.runs import release_dead_runs
     from orchestration.settings import get_settings
 
     settings = get_settings()

@@ -61,14 +61,15 @@ def ui(port: Annotated[int, typer.Option(help="Port on the loopback interface.")
     """Open Dagster's web UI, with the daemon for schedules and sensors, on the state of this home."""
     import dagster as dg
 
-    from orchestration.demo import release_dead_runs
+    from orchestration.runs import only_run, release_dead_runs
 
     with _one_line_errors():
         settings = get_settings()
         remember = {"source": settings.source, "data": settings.data, "clock": settings.clock}
         with homes.only_one(settings.home):
             homes.prepare(settings.home, remember)
-            release_dead_runs(dg.DagsterInstance.get())
+            with only_run(settings.home):
+                release_dead_runs(dg.DagsterInstance.get())
             command = [
                 "dagster",
                 "dev",

@@ -105,39 +105,24 @@ def _materialize(settings: Settings, days: list[date], console: Console) -> dict
         from orchestration.definitions import defs
         from orchestration.partitions import partition_keys_of
         from orchestration.progress import ProgressHandler
+        from orchestration.runs import only_run, release_dead_runs
 
         definitions = defs()
         ProgressHandler.console = console
         ProgressHandler.seconds.clear()
         instance = dg.DagsterInstance.get()
-        release_dead_runs(instance)
-        for job, first, last in (
-            ("backfill", *partition_keys_of(days)),
-            ("retrain", settings.recipes[0], settings.recipes[-1]),
-        ):
-            _run(definitions, instance, job, first, last)
+        with only_run(settings.home):
+            release_dead_runs(instance)
+            for job, first, last in (
+                ("backfill", *partition_keys_of(days)),
+                ("retrain", settings.recipes[0], settings.recipes[-1]),
+            ):
+                _run(definitions, instance, job, first, last)
     groups: dict[str, float] = {}
     for step, seconds in ProgressHandler.seconds.items():
         group = group_of(definitions, step)
         groups[group] = groups.get(group, 0.0) + seconds
     return groups
-
-
-def release_dead_runs(instance: dg.DagsterInstance) -> None:
-    """End what killed runs left open, and free the pools that they held; else the next run waits for ever.
-
-    To be called only while the home is held, so that no run can be alive.
-    """
-    import dagster as dg
-
-    unfinished = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    for run in instance.get_runs(dg.RunsFilter(statuses=unfinished)):
-        instance.report_run_failed(run, message="The process of this run was killed.")
-    storage = instance.event_log_storage
-    for key in storage.get_concurrency_keys():
-        info = storage.get_concurrency_info(key)
-        for run_id in {*info.active_run_ids, *info.pending_run_ids, *info.assigned_run_ids}:
-            storage.free_concurrency_slots_for_run(run_id)
 
 
 def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str, first: str, last: str) -> None:

@@ -10,11 +10,24 @@ from dagster_dbt import DbtCliResource
 
 from orchestration.dbt import DBT_PROJECT
 from orchestration.progress import progress_logger
+from orchestration.runs import OneRunExecutor
+
+_STEPS = dg.multiprocess_executor
+
+
+@dg.executor(
+    name="one_run", config_schema=_STEPS.config_schema, requirements=list(_STEPS.get_requirements({}))
+)
+def one_run(init_context: dg.InitExecutorContext) -> dg.Executor:
+    """Run each step in a process of its own, while no other run is at work on the home."""
+    return OneRunExecutor(_STEPS.executor_creation_fn(init_context))  # type: ignore[misc]
+
 
 # Two steps at a time, each in a fresh process that a server has imported the project for. Never plain fork: torch
 # hangs in a fork of a process that has used its threads.
-EXECUTOR = dg.multiprocess_executor.configured(
-    {"max_concurrent": 2, "start_method": {"forkserver": {"preload_modules": ["orchestration.definitions"]}}}
+EXECUTOR = one_run.configured(
+    {"max_concurrent": 2, "start_method": {"forkserver": {"preload_modules": ["orchestration.step_server"]}}},
+    name="one_run",
 )
 
 

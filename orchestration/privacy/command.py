@@ -8,7 +8,7 @@ from rich.console import Console
 
 from orchestration import home as homes
 from orchestration import privacy
-from orchestration.demo import ChainError, cause_of, noise_to, release_dead_runs, told_in_one_line
+from orchestration.demo import ChainError, cause_of, noise_to, told_in_one_line
 from orchestration.settings import SettingsError, get_settings
 
 LOG = "erase.log"
@@ -35,17 +35,19 @@ def erase(users: Sequence[str], console: Console) -> None:
 
             from orchestration.definitions import defs
             from orchestration.progress import ProgressHandler
+            from orchestration.runs import only_run, release_dead_runs
 
             ProgressHandler.console = console
             instance = dg.DagsterInstance.get()
-            release_dead_runs(instance)
-            result = (
-                defs()
-                .resolve_job_def("erase_users")
-                .execute_in_process(
-                    instance=instance, run_config={"loggers": {"progress": {}}}, raise_on_error=False
+            with only_run(settings.home):
+                release_dead_runs(instance)
+                result = (
+                    defs()
+                    .resolve_job_def("erase_users")
+                    .execute_in_process(
+                        instance=instance, run_config={"loggers": {"progress": {}}}, raise_on_error=False
+                    )
                 )
-            )
             if not result.success:
                 raise ChainError(cause_of(result) or f"erase_users failed; see {log}")
     _say(console, result.output_for_node("verify_erasure"))

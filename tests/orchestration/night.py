@@ -1,7 +1,6 @@
-"""Runs of the ``backfill`` job that can be killed: one warm process forks a child for each, so that a run starts at once.
+"""Runs of a job that can be killed: one warm process forks a child for each, so that a run starts at once.
 
-``python night.py`` reads a JSON request a line from standard input (home, log, notes, first and last day) and answers
-with the child's process id, and, once it has ended, with its exit status. A child leads a process group of its own.
+``python night.py`` reads a JSON request a line from standard input (home, log, notes, jobs, days) and answers with the child's process id, and, once it has ended, with its exit status. A child leads a process group of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,11 @@ STAGES = {
     "item_text_vectors": "vectors",
     "item_behaviour_vectors": "vectors",
     "item_fused_vectors": "vectors",
+    "semantic_ids": "semantic_ids",
+    "online_semantic_ids": "semantic_ids",
+    "item_index": "index",
+    "id_trie": "index",
+    "recommendations": "publish",
 }
 
 
@@ -96,7 +100,7 @@ class Night:
 
 @contextmanager
 def nights(environment: dict[str, str], scratch: Path) -> Iterator[Callable[..., Night]]:
-    """Yield a function that starts a run: ``start(home, days)``."""
+    """Yield a function that starts a run: ``start(home, days, *jobs)``; ``now`` is what its clock is to say."""
     server = subprocess.Popen(
         [sys.executable, __file__],
         stdin=subprocess.PIPE,
@@ -108,12 +112,13 @@ def nights(environment: dict[str, str], scratch: Path) -> Iterator[Callable[...,
     )
     numbers = iter(range(10_000))
 
-    def start(home: Path, days: list[date]) -> Night:
+    def start(home: Path, days: list[date], *jobs: str, now: datetime | None = None) -> Night:
         number = next(numbers)
         notes, log = scratch / f"{number}.notes", scratch / f"{number}.log"
         notes.touch()
         request = {"home": str(home), "notes": str(notes), "log": str(log)}
-        request |= {"days": [day.isoformat() for day in days]}
+        request |= {"days": [day.isoformat() for day in days], "jobs": jobs or ["backfill"]}
+        request |= {"now": now.isoformat()} if now else {}
         assert server.stdin is not None
         assert server.stdout is not None
         print(json.dumps(request), file=server.stdin, flush=True)
@@ -155,17 +160,21 @@ def _answer(number: int) -> None:
 
 
 def _night(definitions: Any, request: dict[str, Any]) -> int:
-    """Do what the demo does between its simulation and its training; return the exit code."""
+    """Do what the demo does after its simulation; return the exit code."""
     log = os.open(request["log"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(log, stream)
     os.environ["TESSERA_HOME"] = request["home"]
+    if "now" in request:
+        os.environ["TESSERA_CLOCK"] = "real"
+        _set_clock(datetime.fromisoformat(request["now"]))
     try:
         import dagster as dg
 
         from orchestration import home as homes
         from orchestration import partitions
-        from orchestration.demo import ChainError, cause_of, release_dead_runs, told_in_one_line
+        from orchestration.demo import ChainError, cause_of, told_in_one_line
+        from orchestration.runs import only_run, release_dead_runs
         from orchestration.settings import get_settings
 
         for cached in (get_settings, partitions.source_spec, partitions.landing_partitions):
@@ -176,18 +185,22 @@ def _night(definitions: Any, request: dict[str, Any]) -> int:
             homes.sweep(home)
             homes.prepare(home, {"source": "simulator", "data": None, "clock": "logs"})
             get_settings.cache_clear()
-            get_settings()
-            with dg.DagsterInstance.get() as instance:
+            settings = get_settings()
+            with dg.DagsterInstance.get() as instance, only_run(home):
                 release_dead_runs(instance)
                 _note_steps(Path(request["notes"]))
-                result = definitions.resolve_job_def("backfill").execute_in_process(
-                    instance=instance,
-                    tags=partitions.range_tags(*partitions.partition_keys_of(days)),
-                    run_config={"loggers": {"progress": {}}},
-                    raise_on_error=False,
-                )
-                if not result.success:
-                    raise ChainError(cause_of(result))
+                for job in request["jobs"]:
+                    ends = partitions.partition_keys_of(days)
+                    if job == "retrain":
+                        ends = (settings.recipes[0], settings.recipes[-1])
+                    result = definitions.resolve_job_def(job).execute_in_process(
+                        instance=instance,
+                        tags=partitions.range_tags(*ends),
+                        run_config={"loggers": {"progress": {}}},
+                        raise_on_error=False,
+                    )
+                    if not result.success:
+                        raise ChainError(cause_of(result))
                 return 0
     except (ChainError, OSError) as error:
         Path(request["notes"]).with_suffix(".error").write_text(f"error: {error}\n")
@@ -198,6 +211,20 @@ def _night(definitions: Any, request: dict[str, Any]) -> int:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _set_clock(now: datetime) -> None:
+    """Let everything that reads the clock in this process read ``now``."""
+    from orchestration import publications, settings
+    from orchestration.ingest import events
+
+    class Set(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return now
+
+    for module in (publications, settings, events):
+        module.datetime = Set  # type: ignore[attr-defined]
 
 
 def _note_steps(notes: Path) -> None:
