@@ -10,7 +10,7 @@ BIN := .venv/bin
 export TESSERA_HOME ?= $(CURDIR)/.tessera
 
 .DEFAULT_GOAL := help
-.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase results bench-data bench-tokenizers bench-training bench-throughput bench-decoding bench-serving leaderboard queue lint format lock clean bench-audit replay
+.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase withdraw restore results bench-data bench-tokenizers bench-training bench-throughput bench-decoding bench-serving leaderboard queue lint format lock clean bench-audit replay
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,12 @@ rollback: manifest ## Make the champion before this one live again, or a publica
 backfill: manifest ## Run a range of days again: make backfill FROM=2025-03-01 TO=2025-03-30
 	@DAGSTER_HOME=$(TESSERA_HOME)/dagster $(BIN)/dagster job execute -m orchestration.definitions -j backfill \
 		--tags '{"dagster/asset_partition_range_start": "$(FROM)", "dagster/asset_partition_range_end": "$(TO)"}'
+
+withdraw: manifest ## Take items out of every answer at once: make withdraw ITEMS="ID ID"
+	@$(BIN)/python -m orchestration withdraw $(ITEMS)
+
+restore: manifest ## Serve withdrawn items again: make restore ITEMS="ID ID"
+	@$(BIN)/python -m orchestration restore $(ITEMS)
 
 erase: manifest ## Erase users from every file of the home: make erase USERS="ID ID"
 	@$(BIN)/python -m orchestration erase $(USERS)

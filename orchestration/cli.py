@@ -158,6 +158,26 @@ def erase(
         erase_users(users or [], _console)
 
 
+@app.command()
+def withdraw(items: Annotated[list[str], typer.Argument(help="Ids of items.")]) -> None:
+    """Withdraw items: the service answers with them no more from its next request on, nor do tomorrow's lists."""
+    from orchestration.withdraw import withdraw as withdraw_items
+
+    with _one_line_errors():
+        withdraw_items(get_settings(), items)
+        typer.echo(f"withdrawn: {', '.join(items)}")
+
+
+@app.command()
+def restore(items: Annotated[list[str], typer.Argument(help="Ids of items.")]) -> None:
+    """Serve items again that were withdrawn."""
+    from orchestration.withdraw import restore as restore_items
+
+    with _one_line_errors():
+        restore_items(get_settings(), items)
+        typer.echo(f"restored: {', '.join(items)}")
+
+
 @_keys.command("add")
 def add_key(
     name: Annotated[str, typer.Argument(help="Whom it is for.")],

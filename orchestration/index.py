@@ -47,6 +47,7 @@ from orchestration import publications
 from orchestration.models import BASELINE, read_decision
 from orchestration.posted import landing_form
 from orchestration.settings import Settings
+from serving.withdrawn import WithdrawnItems
 
 _QUERIES = 500
 _BATCH = 2000
@@ -205,12 +206,15 @@ def publish_recommendations(settings: Settings) -> Published:
     check_made_from(index, {"model": model, "snapshot": champion.snapshot.name})
     check_made_from(trie, {"snapshot": champion.snapshot.name})
     lists = settings.marts / "user_histories.parquet"
+    withdrawn = WithdrawnItems(settings.home).now()
     inputs = {"model": model, "user_histories": hash_file(lists), "index": index.name}
+    if withdrawn:
+        inputs["withdrawn"] = hash_json(sorted(withdrawn))
     version = hash_json(["recommendations", inputs, settings.recommendations_k])
     folder = settings.recommendations / version
     if not is_complete(folder):
         with publish(folder) as staging:
-            rows = _recommend_all(champion, settings.recommendations_k)
+            rows = _recommend_all(champion, settings.recommendations_k, withdrawn)
             pq.write_table(rows, staging / "recommendations.parquet", compression="zstd")
             metrics = {"rows": len(rows), "users": len(champion.user_ids)}
             write_manifest(
@@ -289,23 +293,30 @@ def popular_items(champion: Champion, k: int) -> list[str]:
     return [champion.catalogue.item_ids[i] for i in order if counts[i] > 0]
 
 
-def _recommend_all(champion: Champion, k: int) -> pa.Table:
-    """Return ``user_id, rank, item_id, title, score`` for every user, in user order."""
+def _recommend_all(champion: Champion, k: int, withdrawn: frozenset[str]) -> pa.Table:
+    """Return ``user_id, rank, item_id, title, score`` for every user, in user order.
+
+    Where many items are withdrawn a list may hold fewer than ``k``: it is asked for twice as many at most.
+    """
+    gone = np.array([item in withdrawn for item in champion.catalogue.item_ids], bool)
+    more = min(int(gone.sum()), k)
     names = pa.array(champion.catalogue.item_ids, pa.string())
     titles = pa.array(champion.catalogue.titles, pa.string())
     users = pa.array(champion.user_ids, pa.string())
     parts = []
     for start in range(0, len(users), _BATCH):
         rows = np.arange(start, min(start + _BATCH, len(users)))
-        items, scores = champion.recommender.recommend(champion.histories.rows(rows), k)
-        keep = items >= 0
-        who, rank = np.nonzero(keep)
+        items, scores = champion.recommender.recommend(champion.histories.rows(rows), k + more)
+        keep = (items >= 0) & ~gone[items]
+        rank = keep.cumsum(axis=1)
+        keep &= rank <= k
+        who, _ = np.nonzero(keep)
         chosen = pa.array(items[keep])
         parts.append(
             pa.table(
                 {
                     "user_id": users.take(pa.array(rows[who])),
-                    "rank": pa.array((rank + 1).astype(np.int32)),
+                    "rank": pa.array(rank[keep].astype(np.int32)),
                     "item_id": names.take(chosen),
                     "title": titles.take(chosen),
                     "score": pa.array(scores[keep]),

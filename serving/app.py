@@ -27,6 +27,7 @@ from serving.keys import KeyFile
 from serving.posted import EventDesk
 from serving.published import load_engine, load_fallback, read_published
 from serving.settings import ServiceSettings
+from serving.withdrawn import WithdrawnItems
 
 
 def create_app(
@@ -89,6 +90,7 @@ def create_app(
     app.state.landing = _landing_of(home)
     app.state.metrics = metrics
     app.state.guard = guard
+    app.state.withdrawn = WithdrawnItems(home)
     app.state.gate = Gate(settings, KeyFile(home))
     add_problem_handlers(app)
     for router in (routes.reading, routes.writing, routes.unversioned, operations.router):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,6 +71,8 @@ class Engine:
         What counts as now.
     missing
         Parts of the publication that could not be loaded.
+    withdrawn
+        Tells the IDs of items that must not come, by any way; asked by every request.
     """
 
     champion: Champion | None
@@ -86,14 +88,17 @@ class Engine:
     encode: Encode | None = None
     clock: Clock = wall_clock
     missing: Sequence[str] = ()
+    withdrawn: Callable[[], frozenset[str]] = frozenset
     _index: dict[str, int] = field(init=False, repr=False)
     _types: dict[str, int] = field(init=False, repr=False)
-    _filters: dict[tuple[frozenset[str], bool], Any] = field(init=False, repr=False)
+    _filters: dict[tuple[frozenset[str], bool, frozenset[str]], Any] = field(init=False, repr=False)
+    _gone: tuple[frozenset[str], NDArray[np.int64]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._index = {item_id: place for place, item_id in enumerate(self.item_ids)}
         self._types = {name: place for place, name in enumerate(self.event_types)}
         self._filters = {}
+        self._gone = frozenset(), np.zeros(0, np.int64)
 
     def knows(self, item_id: str) -> bool:
         """Tell whether the catalogue has an item."""
@@ -171,7 +176,7 @@ class Engine:
         UnknownItemError
             If the catalogue has no such item.
         """
-        if item_id not in self._index:
+        if item_id not in self._index or item_id in self.withdrawn():
             raise UnknownItemError(f"the catalogue has no item {item_id!r}")
         item = self._index[item_id]
         vector = self.facts.vectors_of([item])[0]
@@ -217,9 +222,19 @@ class Engine:
 
     def _allowed(self, wanted: Wanted, without: Iterable[int]) -> NDArray[np.bool_]:
         """Return which items may come, bool [n_items]."""
-        allowed = self.facts.passing(wanted, len(self.item_ids))
+        allowed = self._passing(wanted, self.withdrawn())
         allowed[list(self._banned(wanted, without))] = False
         return allowed
+
+    def _passing(self, wanted: Wanted, withdrawn: frozenset[str]) -> NDArray[np.bool_]:
+        """Return which items have category and stock as wanted and are not withdrawn, bool [n_items]."""
+        known, gone = self._gone
+        if withdrawn is not known:
+            gone = np.array([self._index[item] for item in withdrawn if item in self._index], np.int64)
+            self._gone = withdrawn, gone
+        passing = self.facts.passing(wanted, len(self.item_ids))
+        passing[gone] = False
+        return passing
 
     def _candidates(
         self,
@@ -241,11 +256,12 @@ class Engine:
         return [(item, score) for item, score in found if item != NO_ITEM and item not in banned][:need]
 
     def _filter(self, search: Search, wanted: Wanted) -> Any:
-        """Return what an index takes as a filter of category and stock; None where all items pass."""
-        key = (wanted.categories, wanted.in_stock)
+        """Return what an index takes as a filter of category, stock and withdrawn items; None where all items pass."""
+        withdrawn = self.withdrawn()
+        key = (wanted.categories, wanted.in_stock, withdrawn)
         made = self._filters.get(key, _UNMADE)
         if made is _UNMADE:
-            passing = self.facts.passing(wanted, len(self.item_ids))
+            passing = self._passing(wanted, withdrawn)
             made = None if passing.all() else search.prepare(passing)
             if len(self._filters) >= _FILTERS:
                 self._filters.clear()
@@ -289,8 +305,9 @@ class Engine:
         return [(item, float(cosines[item])) for item in best.tolist() if allowed[item]]
 
     def _popular(self, k: int, wanted: Wanted, seen: Sequence[str], reason: str) -> Recommendations:
+        withdrawn = self.withdrawn()
         passed = {*(seen if wanted.exclude_seen else ()), *wanted.exclude}
-        passing = self.facts.passing(wanted, len(self.item_ids))
+        passing = self._passing(wanted, withdrawn)
         plain = not wanted.categories and not wanted.in_stock
         history = [self._index[item] for item in seen if item in self._index]
         found: _Found = []
@@ -298,7 +315,7 @@ class Engine:
         for item_id in self.popular:
             # A mart may know of items that the champion's catalogue does not have yet.
             item = self._index.get(item_id, -1 - len(strangers))
-            if item_id in passed or not (passing[item] if item >= 0 else plain):
+            if item_id in passed or item_id in withdrawn or not (passing[item] if item >= 0 else plain):
                 continue
             if item < 0:
                 strangers[item] = item_id
@@ -321,15 +338,15 @@ class Engine:
         if wanted.diversity:
             found = [found[place] for place in self._diverse(found, k, wanted.diversity)]
         items = []
+        withdrawn = self.withdrawn()
+        told_of = [item for item in dict.fromkeys(history) if self.item_ids[item] not in withdrawn]
         for item, score in found[:k]:
             told = None if np.isnan(score) else score
             if item < 0:
                 items.append(RecommendedItem((strangers or {})[item], "", told))
                 continue
             explanation = (
-                self.facts.explain(item, list(dict.fromkeys(history)), self.item_ids, self.titles)
-                if wanted.explain
-                else None
+                self.facts.explain(item, told_of, self.item_ids, self.titles) if wanted.explain else None
             )
             items.append(RecommendedItem(self.item_ids[item], self.titles[item], told, explanation))
         return Recommendations(None, items, source, reason, self.versions)

@@ -18,6 +18,7 @@ from serving.features import Clock, FeatureLookup, UserFeatures, wall_clock
 from serving.inbox import LandingForm
 from serving.items import load_facts
 from serving.text_queries import query_encoder
+from serving.withdrawn import WithdrawnItems
 
 if TYPE_CHECKING:
     from ml.snapshot import Snapshot
@@ -203,6 +204,7 @@ def _engine(
         facts=load_facts(home, catalogue),
         encode=encode,
         clock=clock or _clock(published),
+        withdrawn=WithdrawnItems(home).now,
     )
 
 

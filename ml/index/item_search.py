@@ -56,7 +56,7 @@ class ItemSearch:
     """
 
     def __init__(self, index: Any) -> None:
-        import faiss
+        faiss = _faiss()
 
         self._index = index
         self._inner = faiss.downcast_index(index)
@@ -113,7 +113,7 @@ class ItemSearch:
         ArtifactError
             If the index holds another number of items.
         """
-        import faiss
+        faiss = _faiss()
 
         if mask.shape != (len(self),):
             raise ArtifactError(f"a filter of {len(mask)} items for an index of {len(self)}")
@@ -135,7 +135,7 @@ class ItemSearch:
 
     def _scanned_below(self) -> int:
         """Return for how many allowed items an exact scan is no slower than what the index does."""
-        import faiss
+        faiss = _faiss()
 
         n = len(self)
         if isinstance(self._inner, faiss.IndexHNSW):
@@ -148,7 +148,7 @@ class ItemSearch:
 
     def _exact(self) -> Any:
         """Return the full vectors that an index has with it, as a flat index."""
-        import faiss
+        faiss = _faiss()
 
         if self._refine is not None:
             return faiss.downcast_index(self._refine.refine_index)
@@ -158,7 +158,7 @@ class ItemSearch:
 
     def _params(self, selector: Any, share: float) -> Any:
         """Return parameters that search as hard as the index does by itself; given ones replace all of its own."""
-        import faiss
+        faiss = _faiss()
 
         if isinstance(self._inner, faiss.IndexHNSW):
             effort = math.ceil(int(self._inner.hnsw.efSearch) / share)
@@ -169,6 +169,13 @@ class ItemSearch:
         if self._refine is None:
             return inner
         return faiss.IndexRefineSearchParameters(k_factor=self._refine.k_factor, base_index_params=inner)
+
+
+def _faiss() -> Any:
+    """Return FAISS; its stubs do not know what its Python layer adds, keyword arguments of parameters above all."""
+    import faiss
+
+    return faiss
 
 
 def _without_refused(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
-from serving.answers import Recommendations
+from serving.answers import Recommendations, UnknownItemError
 from serving.api.models import (
     ID_LENGTH,
     Answer,
@@ -27,6 +27,7 @@ from serving.engine import Engine
 from serving.features import History
 from serving.items import Wanted
 from serving.posted import PostedEvent
+from serving.withdrawn import WithdrawnItems
 
 
 async def _engine(request: Request) -> Engine:
@@ -112,6 +113,24 @@ def post_events(request: Request, engine: Served, batch: EventBatch) -> Any:
     for outcome in ("accepted", "duplicates", "online"):
         state.metrics.events.labels(outcome).inc(getattr(receipt, outcome))
     return receipt
+
+
+@writing.delete("/items/{item_id:path}", tags=["operate"], status_code=204, responses=documented(404))
+def withdraw(request: Request, engine: Served, item_id: ItemId) -> None:
+    """Withdraw an item: no request that begins after this answer is answered with it, until it is restored."""
+    withdrawn: WithdrawnItems = request.app.state.withdrawn
+    if item_id not in withdrawn.now() and not engine.knows(item_id):
+        raise UnknownItemError(f"the catalogue has no item {item_id!r}")
+    withdrawn.add([item_id])
+
+
+@writing.post("/items/{item_id:path}/restore", tags=["operate"], status_code=204, responses=documented(404))
+def restore(request: Request, item_id: ItemId) -> None:
+    """Serve an item again that was withdrawn."""
+    withdrawn: WithdrawnItems = request.app.state.withdrawn
+    if item_id not in withdrawn.now():
+        raise UnknownItemError(f"the item {item_id!r} is not withdrawn")
+    withdrawn.remove([item_id])
 
 
 def _wanted(engine: Engine, choices: Choices) -> Wanted:

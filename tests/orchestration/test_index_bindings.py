@@ -30,6 +30,7 @@ from ml.tokenizers.lifecycle import assign_semantic_ids, fit_tokenizer
 from orchestration import index
 from orchestration.index import build_trie, load_champion, publish_recommendations
 from orchestration.settings import Settings
+from serving.withdrawn import WithdrawnItems
 from tests.ml.tokenizers.samples import sample_items
 
 N = 12
@@ -157,3 +158,24 @@ def test_setting_is_searched_for_once_for_a_champion(
     choose(settings, "second")
     index.build_item_index(settings)
     assert tuned == [100, 5, 100]
+
+
+def test_withdrawn_items_are_in_no_list(settings: Settings) -> None:
+    def lists() -> dict[str, list[str]]:
+        table = pq.read_table(publish_recommendations(settings).folder / "recommendations.parquet")
+        rows = table.to_pylist()
+        assert [row["rank"] for row in rows if row["user_id"] == "u0"] == [1, 2, 3]
+        return {user: [r["item_id"] for r in rows if r["user_id"] == user] for user in ("u0", "u1")}
+
+    settings = settings.model_copy(update={"recommendations_k": 3})
+    choose(settings, "first")
+    index_of(settings, "first")
+    build_trie(settings)
+    before = lists()
+    first = before["u0"][0]
+    WithdrawnItems(settings.home).add([first])
+    after = lists()
+    assert all(first not in items for items in after.values())
+    assert after["u0"][:2] == before["u0"][1:]
+    WithdrawnItems(settings.home).remove([first])
+    assert lists() == before

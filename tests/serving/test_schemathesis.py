@@ -68,7 +68,7 @@ def broken(_: str) -> None:
 def test_no_request_ends_in_a_500(tmp_path: Path, mode: GenerationMode) -> None:
     tried = try_all(tmp_path, lambda case: case.call_and_validate(checks=CHECKS), mode)
     assert "POST /v1/events" in tried
-    assert len(tried) == (10 if mode is GenerationMode.POSITIVE else 7)
+    assert len(tried) == (12 if mode is GenerationMode.POSITIVE else 9)
 
 
 def test_it_would_be_noticed(tmp_path: Path) -> None:

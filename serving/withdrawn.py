@@ -1,0 +1,100 @@
+"""Items that must not be served any more, from the next request on, whatever was published with them."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from ml.artifacts import ArtifactError, read_json, write_json
+from serving.answers import EngineError
+
+FILE = "withdrawn.json"
+_log = logging.getLogger(__name__)
+
+
+class WithdrawnFileError(EngineError, ArtifactError):
+    """The file of withdrawn items makes no sense; the message is one line."""
+
+
+class _Stored(BaseModel):
+    """Item IDs, and when each was withdrawn."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: dict[str, AwareDatetime]
+
+
+class WithdrawnItems:
+    """``TESSERA_HOME/withdrawn.json``; every request asks for it, and it is read again when it has changed.
+
+    Parameters
+    ----------
+    home
+        ``TESSERA_HOME``.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / FILE
+        self._known: tuple[tuple[int, int, int] | None, frozenset[str]] = None, frozenset()
+
+    def now(self) -> frozenset[str]:
+        """Return the IDs; the same object as before where nothing has changed.
+
+        Raises
+        ------
+        WithdrawnFileError
+            If the file makes no sense, and made none before: what must not be served is not known then.
+        """
+        try:
+            stat = self._path.stat()
+        except FileNotFoundError:
+            mark = None
+        else:
+            mark = stat.st_mtime_ns, stat.st_ino, stat.st_size
+        known = self._known
+        if mark == known[0]:
+            return known[1]
+        try:
+            found = frozenset(self._read().items) if mark is not None else frozenset()
+        except ArtifactError as error:
+            if known[0] is None:
+                raise WithdrawnFileError(str(error)) from None
+            _log.error("%s; what was withdrawn before stays so", error)
+            found = known[1]
+        self._known = mark, found
+        return found
+
+    def add(self, item_ids: Iterable[str]) -> None:
+        """Withdraw items; the file is on disk when this returns. Those that are withdrawn keep their time.
+
+        Raises
+        ------
+        ArtifactError
+            If the file makes no sense.
+        """
+        self._change(set(item_ids), set())
+
+    def remove(self, item_ids: Iterable[str]) -> None:
+        """Serve items again; raises as :meth:`add` does."""
+        self._change(set(), set(item_ids))
+
+    def _change(self, come: set[str], go: set[str]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            items = self._read().items if self._path.is_file() else {}
+            changed = dict.fromkeys(come, datetime.now(UTC)) | items
+            changed = {item: when for item, when in changed.items() if item not in go}
+            if changed != items:
+                write_json(self._path, _Stored(items=changed).model_dump(mode="json"))
+
+    def _read(self) -> _Stored:
+        try:
+            return _Stored.model_validate(read_json(self._path))
+        except ValidationError:
+            raise ArtifactError(f"{self._path} is no file of withdrawn items") from None
