@@ -238,6 +238,8 @@ def test_openapi_tells_all(tmp_path: Path) -> None:
     assert {path for _, path in operations} == {
         "/v1/users/{user_id}/recommendations",
         "/v1/recommendations",
+        "/v1/items/{item_id}",
+        "/v1/items/{item_id}/restore",
         "/v1/items/{item_id}/similar",
         "/v1/search",
         "/v1/popular",
@@ -259,4 +261,4 @@ def test_openapi_tells_all(tmp_path: Path) -> None:
     }
     assert document["components"]["securitySchemes"]["key"]["in"] == "header"
     assert "HTTPValidationError" not in json.dumps(document)
-    assert len(operations) == 10
+    assert len(operations) == 12
