@@ -36,21 +36,29 @@ class Version:
 
 
 class Registry:
-    """Candidates of one home, in a SQLite file below it.
+    """Candidates of one home, in a SQLite file below it, or wherever MLflow can keep them.
 
     Parameters
     ----------
     folder
         Where ``mlflow.db`` and the artifacts are.
+    uri
+        Another database (``postgresql://...``), or an MLflow server (``http://...``). A registry serves one home.
+
+    Raises
+    ------
+    ArtifactError
+        If the database cannot be used; the line holds no password.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, uri: str | None = None) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         import mlflow
 
         folder.mkdir(parents=True, exist_ok=True)
-        self.uri = f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+        self.uri = uri or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+        _check_database(self.uri)
         self.client: MlflowClient = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is None:
@@ -139,6 +147,25 @@ class Registry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         return list(self.client.search_model_versions(f"name = '{MODEL}'"))
+
+
+def _check_database(uri: str) -> None:
+    """Try a database once: MLflow itself would try again for minutes."""
+    if "://" not in uri or uri.startswith("http"):
+        return
+    import sqlalchemy
+
+    engine = None
+    try:
+        engine = sqlalchemy.create_engine(uri)
+        sqlalchemy.inspect(engine).get_table_names()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        shown = "the registry" if engine is None else f"the registry {engine.url.render_as_string()}"
+        raise ArtifactError(f"{shown} cannot be used: {cause}") from None
+    finally:
+        if engine is not None:
+            engine.dispose()
 
 
 def _check_same(found: Version, tags: Mapping[str, str]) -> None:

@@ -17,6 +17,7 @@ from ml import artifacts
 from ml.artifacts import read_json, write_json, write_text
 from orchestration.settings import REMEMBERED, SettingsError
 
+POSTGRES_SWITCH = "TESSERA_DAGSTER_POSTGRES"
 DAGSTER_YAML: dict[str, Any] = {
     "telemetry": {"enabled": False},
     "nux": {"enabled": False},
@@ -85,10 +86,17 @@ def prepare(home: Path, remember: dict[str, Any]) -> None:
     """Create the home, write Dagster's instance configuration, and remember what it is the home of."""
     (home / "dagster").mkdir(parents=True, exist_ok=True)
     configuration = home / "dagster" / "dagster.yaml"
-    text = yaml.safe_dump(DAGSTER_YAML)
+    text = yaml.safe_dump(DAGSTER_YAML | _storage())
     if not configuration.is_file() or configuration.read_text(encoding="utf-8") != text:
         write_text(configuration, text)
     write_json(home / REMEMBERED, remember)
+
+
+def _storage() -> dict[str, Any]:
+    """Return where Dagster keeps its runs, if not in SQLite files. The file names the variable, never what it holds."""
+    if not os.environ.get(POSTGRES_SWITCH):
+        return {}
+    return {"storage": {"postgres": {"postgres_url": {"env": POSTGRES_SWITCH}}}}
 
 
 def sweep(home: Path) -> None:

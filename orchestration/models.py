@@ -137,7 +137,7 @@ def register(settings: Settings, recipe: str, folder: Path) -> Version:
         **{f"{BOUND}{part}": value for part, value in bound.items()},
     }
     params = {"recipe": recipe, "seed": settings.seed, "snapshot": told.version}
-    return Registry(settings.mlflow).register(folder, params, metrics, tags)
+    return Registry(settings.mlflow, settings.registry_uri).register(folder, params, metrics, tags)
 
 
 def _made_of(settings: Settings, snapshot: Path, candidate: Path) -> dict[str, Path]:
@@ -226,7 +226,7 @@ def decide(settings: Settings) -> Decision:
     """
     candidates = {recipe: _candidate(settings, recipe) for recipe in settings.recipes}
     results = {recipe: read_result(folder, "temporal") for recipe, folder in candidates.items()}
-    live = Registry(settings.mlflow).champion()
+    live = Registry(settings.mlflow, settings.registry_uri).champion()
     served = settings.evaluation / "champion.json"
     of = read_decision(settings)["snapshot"] if live and served.is_file() else None
     costs = costs_of(settings, candidates, current(settings.snapshots), of)
@@ -261,7 +261,7 @@ def promote(settings: Settings, recipe: str, gates: Sequence[Gate] = ()) -> tupl
     from ml.train import train
 
     candidate, snapshot = _candidate(settings, recipe), current(settings.snapshots)
-    registry = Registry(settings.mlflow)
+    registry = Registry(settings.mlflow, settings.registry_uri)
     version = register(settings, recipe, candidate)
     folder = train(snapshot, recipe, settings.models, settings.seed, ("full",), threads=1) / "full"
     parts = _made_of(settings, snapshot, candidate) | {"recommender": folder}

@@ -251,7 +251,7 @@ def _promote(settings: Settings, publication: Publication) -> None:
         return
     from ml.registry import Registry
 
-    Registry(settings.mlflow).promote(publication.registry_version)
+    Registry(settings.mlflow, settings.registry_uri).promote(publication.registry_version)
 
 
 def _tell_registry(settings: Settings, publication: Publication) -> None:
@@ -261,7 +261,7 @@ def _tell_registry(settings: Settings, publication: Publication) -> None:
     try:
         from ml.registry import Registry
 
-        registry = Registry(settings.mlflow)
+        registry = Registry(settings.mlflow, settings.registry_uri)
         registry.bind(publication.registry_version, publication.bound)
         now = live(settings)
         # A rollback may have come in between, and has the last word.

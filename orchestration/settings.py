@@ -94,6 +94,8 @@ class Settings(BaseSettings):
         Numbers behind the gates of promotion: see `ml.evaluation.gates.Policy`.
     owner
         Who answers for the assets: an e-mail address, or ``team:NAME``. Alerts name it.
+    mlflow_uri
+        Database or server of the registry; by default a SQLite file below the home.
     alert_webhook
         Where failures are told: https, or http on the loopback interface. Nothing is told without it.
     ui_url
@@ -154,6 +156,7 @@ class Settings(BaseSettings):
     gate_churn: float = Field(default=0.9, ge=0, le=1)
     owner: str | None = Field(default=None, pattern=r"^(team:[\w-]+|[^@\s]+@[^@\s]+\.[^@\s]+)$")
     alert_webhook: SecretStr | None = None
+    mlflow_uri: SecretStr | None = None
     ui_url: str = "http://127.0.0.1:3000"
     keep_publications: int = Field(default=10, ge=2)
     parity_sample: int = Field(default=200, ge=1)
@@ -304,6 +307,11 @@ class Settings(BaseSettings):
     def mlflow(self) -> Path:
         """Runs and registry."""
         return self.home / "mlflow"
+
+    @property
+    def registry_uri(self) -> str | None:
+        """Where the registry is, if not below ``mlflow``."""
+        return self.mlflow_uri.get_secret_value() if self.mlflow_uri else None
 
     @property
     def dagster_home(self) -> Path:
