@@ -21,23 +21,37 @@ _LOOKED_AT = {
 _OVERLAP = timedelta(seconds=5)
 _MOST_RUNS = 100
 _PARTITIONS = ("dagster/partition", "dagster/asset_partition_range_start")
-_STATUS = (
-    dg.DefaultSensorStatus.RUNNING
-    if get_settings().alert_webhook is not None
-    else dg.DefaultSensorStatus.STOPPED
-)
 
 
-@dg.sensor(minimum_interval_seconds=30, default_status=_STATUS)
-def alert_of_failed_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+@dg.definitions
+def alert_sensors() -> dg.Definitions:
+    """Return the sensors; they run by themselves where there is a webhook."""
+    return dg.Definitions(sensors=[failed_runs(), failed_checks()])
+
+
+def failed_runs() -> dg.SensorDefinition:
     """Tell the webhook of each run that failed: its steps, and its checks with them."""
-    return _tell(context, dg.DagsterRunStatus.FAILURE)
+    return _sensor("alert_of_failed_runs", failed_runs.__doc__, dg.DagsterRunStatus.FAILURE)
 
 
-@dg.sensor(minimum_interval_seconds=30, default_status=_STATUS)
-def alert_of_failed_checks(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+def failed_checks() -> dg.SensorDefinition:
     """Tell the webhook of each run that went through although checks failed."""
-    return _tell(context, dg.DagsterRunStatus.SUCCESS)
+    return _sensor("alert_of_failed_checks", failed_checks.__doc__, dg.DagsterRunStatus.SUCCESS)
+
+
+def _sensor(name: str, told: str | None, status: dg.DagsterRunStatus) -> dg.SensorDefinition:
+    running = get_settings().alert_webhook is not None
+
+    @dg.sensor(
+        name=name,
+        description=told,
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
+    )
+    def look(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        return _tell(context, status)
+
+    return look
 
 
 def _tell(context: dg.SensorEvaluationContext, status: dg.DagsterRunStatus) -> dg.SensorResult:

@@ -213,50 +213,60 @@ def world(hook: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 def test_failed_run_is_told_once_with_all_its_steps(world: World, hook: Receiver) -> None:
     failed = world.run(step="the index file is gone", second="no lists\nof any kind")
-    assert world.tick(sensors.alert_of_failed_runs) == "1 messages sent"
+    assert world.tick(sensors.failed_runs()) == "1 messages sent"
     (told,) = hook.messages
     assert (told["run_id"], told["link"], told["owner"]) == (failed, f"http://ui/runs/{failed}", "team:recs")
     reasons = {problem["name"]: problem["reason"] for problem in told["problems"]}
     assert reasons == {"index": "the index file is gone", "lists": "ValueError: no lists"}
-    assert world.tick(sensors.alert_of_failed_runs) == "nothing new failed"
+    assert world.tick(sensors.failed_runs()) == "nothing new failed"
     world.run(step="the index file is gone", second="no lists")
-    assert world.tick(sensors.alert_of_failed_runs) == "nothing new failed"
+    assert world.tick(sensors.failed_runs()) == "nothing new failed"
     world.run()
     world.run(second="no lists")
-    assert world.tick(sensors.alert_of_failed_runs) == "1 messages sent"
+    assert world.tick(sensors.failed_runs()) == "1 messages sent"
     assert [problem["name"] for problem in hook.messages[-1]["problems"]] == ["lists"]
 
 
 def test_failed_checks_of_a_run_that_went_through_are_one_message(world: World, hook: Receiver) -> None:
     world.run(checks={"size": "WARN"})
-    assert world.tick(sensors.alert_of_failed_checks) == "nothing new failed"
+    assert world.tick(sensors.failed_checks()) == "nothing new failed"
     world.run(checks={"recall": "ERROR", "size": "WARN"})
-    assert world.tick(sensors.alert_of_failed_checks) == "1 messages sent"
+    assert world.tick(sensors.failed_checks()) == "1 messages sent"
     assert [(p["name"], p["severity"], p["reason"]) for p in hook.messages[0]["problems"]] == [
         ("index: recall", "ERROR", "found 0.4"),
         ("index: size", "WARN", "found 0.4"),
     ]
-    assert world.tick(sensors.alert_of_failed_runs) == "nothing new failed"
+    assert world.tick(sensors.failed_runs()) == "nothing new failed"
     world.run(checks={"recall": "ERROR"})
-    assert world.tick(sensors.alert_of_failed_checks) == "nothing new failed"
+    assert world.tick(sensors.failed_checks()) == "nothing new failed"
 
 
 def test_webhook_that_was_down_is_told_later(world: World, hook: Receiver) -> None:
     hook.answers = [500] * ATTEMPTS
     world.run(step="first")
-    said = world.tick(sensors.alert_of_failed_runs)
+    said = world.tick(sensors.failed_runs())
     assert said == "not told, to be tried again: the webhook at 127.0.0.1 answered 500"
     world.run(step="first", second="second")
-    assert world.tick(sensors.alert_of_failed_runs) == "2 messages sent"
+    assert world.tick(sensors.failed_runs()) == "2 messages sent"
     assert [len(told["problems"]) for told in hook.messages] == [1, 2]
 
 
 def test_without_a_webhook_nothing_is_told_and_nothing_is_lost(world: World, hook: Receiver) -> None:
     world.set(None)
     world.run(step="first")
-    assert world.tick(sensors.alert_of_failed_runs) == "TESSERA_ALERT_WEBHOOK is not set"
+    assert world.tick(sensors.failed_runs()) == "TESSERA_ALERT_WEBHOOK is not set"
     world.set(hook.url)
-    assert world.tick(sensors.alert_of_failed_runs) == "1 messages sent"
+    assert world.tick(sensors.failed_runs()) == "1 messages sent"
+
+
+def test_sensors_run_by_themselves_where_there_is_a_webhook(world: World, hook: Receiver) -> None:
+    def status() -> set[tuple[str, str]]:
+        return {(s.name, s.default_status.value) for s in sensors.alert_sensors().sensors or ()}
+
+    names = ("alert_of_failed_runs", "alert_of_failed_checks")
+    assert status() == {(name, "RUNNING") for name in names}
+    world.set(None)
+    assert status() == {(name, "STOPPED") for name in names}
 
 
 def test_killed_run_is_told(world: World, hook: Receiver) -> None:
@@ -264,7 +274,7 @@ def test_killed_run_is_told(world: World, hook: Receiver) -> None:
     run = world.instance.get_run_by_id(run_id)
     assert run is not None
     world.instance.report_run_failed(run, message="The process of this run was killed.")
-    world.tick(sensors.alert_of_failed_runs)
+    world.tick(sensors.failed_runs())
     (told,) = hook.messages
     assert [(p["kind"], p["name"], p["reason"]) for p in told["problems"]] == [
         ("run", "nightly", "The process of this run was killed.")
