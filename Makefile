@@ -10,7 +10,7 @@ BIN := .venv/bin
 export TESSERA_HOME ?= $(CURDIR)/.tessera
 
 .DEFAULT_GOAL := help
-.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase withdraw restore results bench-data bench-tokenizers bench-training bench-throughput bench-decoding bench-serving leaderboard queue lint format lock clean bench-audit replay
+.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase withdraw restore results bench-data bench-tokenizers bench-training bench-throughput bench-decoding bench-serving bench-rollback leaderboard queue lint format lock clean bench-audit replay
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -93,6 +93,9 @@ replay: manifest ## Live through the last days of a log: make replay [SOURCE=des
 
 bench-serving: manifest ## The service under load, on a copy of the last demo: make bench-serving [OPTIONS="--quick --only swap"]
 	@$(BIN)/python -m benchmarks.serving $(OPTIONS)
+
+bench-rollback: manifest ## Roll back under load, on a copy of the last demo's home
+	@$(BIN)/python -m benchmarks.rollback $(TESSERA_HOME)
 
 queue: .venv/.installed ## Do the full-size runs that wait for a GPU
 	@$(BIN)/python -m benchmarks.run_queue
