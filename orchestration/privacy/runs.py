@@ -6,7 +6,10 @@ import contextlib
 import re
 import sqlite3
 from collections.abc import Callable, Collection
+from itertools import chain
 from pathlib import Path
+
+import dagster as dg
 
 from orchestration.privacy.search import as_word, holds_bytes, is_distinctive
 
@@ -45,6 +48,36 @@ def forget_runs(dagster_home: Path, users: Collection[str], but: str, delete: Ca
             ) as connection:
                 connection.execute("VACUUM")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return forgotten
+
+
+def forget_stored_runs(instance: dg.DagsterInstance, users: Collection[str], but: str) -> int:
+    """Delete the runs that name a user from a storage that is no file of the home, such as Postgres.
+
+    Parameters
+    ----------
+    instance
+        Dagster's.
+    users
+        Ids; those that are not distinctive are passed over.
+    but
+        The run that is at work.
+
+    Returns
+    -------
+    int
+        Runs deleted.
+    """
+    known = [user for user in users if is_distinctive(user)]
+    if not known:
+        return 0
+    pattern = re.compile(as_word(known))
+    forgotten = 0
+    for run in instance.get_runs():
+        told = chain([run], (entry for entry in instance.all_logs(run.run_id)))
+        if run.run_id != but and any(pattern.search(str(entry)) for entry in told):
+            instance.delete_run(run.run_id)
+            forgotten += 1
     return forgotten
 
 

@@ -160,3 +160,24 @@ def _lives(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_runs_in_a_database_that_name_a_user_are_forgotten() -> None:
+    from orchestration.privacy.runs import forget_stored_runs
+
+    @dg.op
+    def say(context) -> None:  # type: ignore[no-untyped-def]
+        context.log.info(context.run.tags["says"])
+
+    @dg.job
+    def talk() -> None:
+        say()
+
+    with dg.instance_for_test() as instance:
+        ids = [
+            talk.execute_in_process(instance=instance, tags={"says": text}).run_id
+            for text in ("u000123 bought tea", "u0001234 bought tea", "u000123, at work")
+        ]
+        assert forget_stored_runs(instance, ["42"], but=ids[2]) == 0
+        assert forget_stored_runs(instance, ["u000123"], but=ids[2]) == 1
+        assert {run.run_id for run in instance.get_runs()} == set(ids[1:])

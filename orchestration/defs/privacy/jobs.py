@@ -2,6 +2,7 @@
 
 # Dagster compares the annotation of `context` with its classes, so annotations must not be strings here.
 
+import os
 from typing import Any
 
 import dagster as dg
@@ -12,9 +13,10 @@ from orchestration.dbt import DBT_DIR, DBT_PROJECT
 from orchestration.defs.features.assets import FEAST_POOL
 from orchestration.defs.warehouse.assets import WAREHOUSE_POOL, export, meaning
 from orchestration.failures import RETRY, one_line_failures
+from orchestration.home import POSTGRES_SWITCH
 from orchestration.marts import PERIODS, ExportPlan, dated_marts
 from orchestration.partitions import source_spec
-from orchestration.privacy.runs import forget_runs
+from orchestration.privacy.runs import forget_runs, forget_stored_runs
 from orchestration.settings import get_settings
 from orchestration.warehouse import begin, failures_of, plan_build, remember
 
@@ -73,6 +75,8 @@ def erase_derived(context: dg.OpExecutionContext) -> None:
             but=context.run_id,
             delete=context.instance.delete_run,
         )
+        if os.environ.get(POSTGRES_SWITCH):
+            runs += forget_stored_runs(context.instance, privacy.pending(settings), but=context.run_id)
     context.add_output_metadata({**done, "runs_forgotten": runs})
 
 
