@@ -10,7 +10,7 @@ BIN := .venv/bin
 export TESSERA_HOME ?= $(CURDIR)/.tessera
 
 .DEFAULT_GOAL := help
-.PHONY: help install manifest demo test test-slow ui serve rollback backfill erase withdraw restore results bench-data bench-tokenizers bench-training bench-throughput bench-decoding bench-serving bench-rollback leaderboard queue lint format lock clean bench-audit replay
+.PHONY: help install manifest demo test test-slow test-faults ui serve rollback backfill erase withdraw restore results bench-data bench-tokenizers bench-training bench-throughput bench-decoding bench-serving bench-rollback leaderboard queue lint format lock clean bench-audit replay
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ demo: manifest ## Run the whole chain: make demo [SOURCE=ml-100k DATA=folder]
 
 test: manifest ## Run the test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-faults: manifest ## Kill nights and services, fill disks, run a night on Postgres; takes minutes
+	$(BIN)/python -m pytest -m slow tests/orchestration/test_nights.py tests/orchestration/test_postgres.py tests/serving/test_killed_service.py
 
 test-slow: manifest ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

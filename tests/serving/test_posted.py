@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -113,6 +114,38 @@ def test_nobody_waits_for_a_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert desk.take([PostedEvent("b", "u", "view", "i2")], engine(), LandingForm()).accepted == 1
     desk._pusher.shutdown(wait=True)
     assert [event.item_id for event in pushed] == ["i1", "i2"]
+
+
+def test_behind_a_late_push_others_queue_up_to_a_limit_and_do_not_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.posted._MOST_LATE", 3)
+    waits: list[float] = []
+    result = Future.result
+
+    def noted(self: Future[int], timeout: float | None = None) -> int:
+        waits.append(timeout or 0)
+        return result(self, 0)
+
+    monkeypatch.setattr(Future, "result", noted)
+    night, pushed = threading.Event(), Pushed()
+
+    def wait(*asked: Any) -> int:
+        assert night.wait(20)
+        return pushed(*asked)
+
+    desk = EventDesk(tmp_path, push=wait)
+    receipts = [
+        desk.take([PostedEvent(f"{n}", "u", "view", f"i{n}")], engine(), LandingForm()) for n in range(5)
+    ]
+    assert [receipt.accepted for receipt in receipts] == [1] * 5
+    late, kept = "the online store is being written", "the online store does not take them"
+    assert [receipt.reason.split(";")[0] for receipt in receipts] == [late] * 3 + [kept] * 2
+    assert waits == [1.0, 0, 0]
+    night.set()
+    desk._pusher.shutdown(wait=True)
+    assert [event.item_id for event in pushed] == ["i0", "i1", "i2"]
+    assert not desk._late
 
 
 def test_the_future_is_refused_as_a_whole(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from serving.answers import Lookup
+from serving.features import UserFeatures
 from serving.posted import EventDesk
 
 CHECKS = [
@@ -29,11 +31,19 @@ NOTHING_TO_GET_WRONG = ("/health/live", "/health/ready", "/metrics")
 
 
 def try_all(
-    home: Path, judge: Callable[[schemathesis.Case], object], mode: GenerationMode, path: str | None = None
+    home: Path,
+    judge: Callable[[schemathesis.Case], object],
+    mode: GenerationMode,
+    path: str | None = None,
+    lookup: Lookup | None = None,
+    push: Callable[..., int] = lambda *_: 0,
 ) -> set[str]:
     """Judge requests of every operation, and return the operations."""
-    client = service(home, planted_engine(encode=broken if path else planted_engine().encode), rate_limit="")
-    client.app.state.desk = EventDesk(home, push=lambda *_: 0)  # type: ignore[attr-defined]
+    engine = planted_engine(encode=broken if path else planted_engine().encode)
+    client = service(home, engine, rate_limit="")
+    if lookup is not None:
+        engine.lookup = client.app.state.guard.over(lookup)  # type: ignore[attr-defined]
+    client.app.state.desk = EventDesk(home, push=push)  # type: ignore[attr-defined]
     schema = schemathesis.openapi.from_asgi("/openapi.json", client.app)
     tried = set()
     for found in schema.get_all_operations():
@@ -69,6 +79,35 @@ def test_no_request_ends_in_a_500(tmp_path: Path, mode: GenerationMode) -> None:
     tried = try_all(tmp_path, lambda case: case.call_and_validate(checks=CHECKS), mode)
     assert "POST /v1/events" in tried
     assert len(tried) == (12 if mode is GenerationMode.POSITIVE else 9)
+
+
+class Gone:
+    """An online store that was taken away."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def user(self, _: str) -> UserFeatures:
+        self.asked += 1
+        raise ConnectionError("secret detail")
+
+
+def no_push(*_: object) -> int:
+    raise ConnectionError("secret detail")
+
+
+def test_no_request_ends_in_a_500_without_an_online_store(tmp_path: Path) -> None:
+    gone = Gone()
+    tried = try_all(
+        tmp_path,
+        lambda case: case.call_and_validate(checks=CHECKS),
+        GenerationMode.POSITIVE,
+        lookup=gone,
+        push=no_push,
+    )
+    assert len(tried) == 12
+    # The circuit opened: most were not even tried.
+    assert gone.asked >= 5
 
 
 def test_it_would_be_noticed(tmp_path: Path) -> None:
