@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 REDIS_SWITCH = "TESSERA_REDIS"
+_REDIS_TIMEOUT_S = 30
 
 
 class FeatureStoreError(Exception):
@@ -282,6 +283,9 @@ def _settings(home: Path) -> dict[str, Any]:
     )
     settings: dict[str, Any] = yaml.safe_load(text)
     if redis := os.environ.get(REDIS_SWITCH):
+        if "socket_timeout=" not in redis:
+            # Its client waits for ever for a host that vanished, and with it the thread that looks a user up.
+            redis += f",socket_timeout={_REDIS_TIMEOUT_S}"
         # Redis would pass over a row that is not newer than what it holds, and so over a corrected past. There is one writer.
         settings["online_store"] = {"type": "redis", "connection_string": redis, "skip_dedup": True}
     for name, variable in (("memory", "TESSERA_DUCKDB_MEMORY"), ("threads", "TESSERA_DUCKDB_THREADS")):

@@ -15,7 +15,7 @@ from feature_marts import day, write_histories
 
 from ml.artifacts import Manifest, hash_folder, write_json, write_manifest
 from serving.app import create_app
-from serving.feature_store import apply_definitions
+from serving.feature_store import apply_definitions, online_settings
 from serving.materialize import materialize
 from serving.settings import ServiceSettings
 
@@ -140,6 +140,17 @@ def test_redis_stops_hangs_and_comes_back(
     # Its client tries again for some seconds by itself.
     with started(home, lookup_timeout=0.5) as client:
         assert answer(client) == (GONE[0], "the online store does not answer within 0.5 s")
+
+
+def test_a_redis_that_vanished_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for given, asked in (
+        ("db:6379", "db:6379,socket_timeout=30"),
+        ("db:6379,socket_timeout=2", "db:6379,socket_timeout=2"),
+    ):
+        monkeypatch.setenv("TESSERA_REDIS", given)
+        assert online_settings(tmp_path)["connection_string"] == asked
 
 
 def test_truncated_index_degrades_a_start_and_leaves_a_running_service_alone(
