@@ -65,8 +65,6 @@ OVER = {
     "table": ("the whole vocabulary", {}),
 }
 PEER = "transformers' generate with prefix_allowed_tokens_fn{}, best of batches of {}"
-#: Users that ours takes together: on a CPU, what they write is to fit the caches.
-TOGETHER = {"cpu": 8, "cuda": 512}
 PEER_BATCHES = {"cpu": [1, 8], "cuda": [32, 128]}
 Lists = tuple[NDArray[np.int32], NDArray[np.float32]]
 T = TypeVar("T")
@@ -144,7 +142,7 @@ def main(
         for normalise in OVER:
             record.add(beside(size, normalise, model, some, batch or PEER_BATCHES[device]))
         ours = recommender(model, some, normalise="trie")
-        full = drawn(test, 4 * TOGETHER[device], seed)
+        full = drawn(test, users if device == "cpu" else 2048, seed)
         record.add(trie_share(size, ours, replace(some, histories=full)))
         record.add(latency(size, recommender(model, replace(some, beam=10), normalise="table"), some, calls))
         for normalise in OVER:
@@ -173,8 +171,7 @@ def t5(codes: int, shape: dict[str, int]) -> Any:
 def recommender(model: Any, asked: Asked, normalise: str) -> Generative:
     """Return the same network as a recommender of ours."""
     objective = {"kind": "autoregressive", "normalise": normalise, "beam": asked.beam}
-    together = TOGETHER[asked.device]
-    made = from_t5(model, asked.catalogue, LENGTH, objective=objective, users_at_once=together)
+    made = from_t5(model, asked.catalogue, LENGTH, objective=objective)
     made.fitted().to(asked.device)
     return made
 
@@ -184,8 +181,7 @@ def untrained(name: str, asked: Asked, changes: dict[str, Any], seed: int) -> Ge
     told = {key: value for key, value in load_recipe(name).recommender.items() if key != "kind"}
     if "beam" in told["objective"]:
         changes = changes | {"beam": asked.beam}
-    objective, together = told["objective"] | changes, TOGETHER[asked.device]
-    params = GenerativeParams.model_validate(told | {"objective": objective, "users_at_once": together})
+    params = GenerativeParams.model_validate(told | {"objective": told["objective"] | changes})
     torch.manual_seed(seed)
     network = params.build(params.facts(asked.catalogue, asked.catalogue.code_sizes))
     return Generative.of(params, network.to(asked.device), asked.catalogue)
@@ -196,7 +192,8 @@ def beside(size: str, normalise: str, model: Any, asked: Asked, batches: list[in
     over, arguments = OVER[normalise]
     ours, n = recommender(model, asked, normalise), len(asked.histories)
     peer = Peer(model, asked, arguments)
-    turn = 2 * max(TOGETHER[asked.device] if asked.device == "cpu" else 1, *batches)
+    together = ours.params.together(asked.k, torch.device(asked.device))
+    turn = max(together, *batches)
     ours.recommend(asked.histories.rows(slice(0, turn)), asked.k, exclude_history=False)
     peer.answer(asked.histories.rows(slice(0, max(batches))), max(batches))
     took, peers, told = Took(), {batch: Took() for batch in batches}, []
@@ -212,6 +209,7 @@ def beside(size: str, normalise: str, model: Any, asked: Asked, batches: list[in
     extra = {
         "users": n,
         "k": asked.k,
+        "together": together,
         "agreement": {
             "same_items": round(float(np.mean([each["same_items"] for each in told])), 6),
             "largest_score_difference": max(each["largest_score_difference"] for each in told),
@@ -317,7 +315,7 @@ class Peer:
 
 def all_users(title: str, made: Generative, some: Histories, n: int, k: int) -> Row:
     """Answer for all ``n`` users, or for some of them."""
-    made.recommend(some.rows(slice(0, made.params.users_at_once)), k)
+    made.recommend(some.rows(slice(0, 64)), k)
     _, took = timed(partial(made.recommend, some, k))
     title = f"{title}: top {k} of {n:,} users"
     if len(some) < n:

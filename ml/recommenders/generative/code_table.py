@@ -63,6 +63,12 @@ class CodeTable(nn.Module):
         x = torch.cat([start, self.embed(rows)], dim=-2)
         return x + self.place[: x.shape[-2]]
 
+    def after_start(self) -> Tensor:
+        """Return what `inputs` makes of each code as one of its level, float [codes, d]; those of the last are never read."""
+        place = torch.arange(1, 1 + self.levels, device=self.offsets.device).clamp(max=self.levels - 1)
+        sizes = torch.tensor(self.code_sizes, device=place.device)
+        return self.table[:-1] + self.place[place.repeat_interleave(sizes, output_size=len(self.table) - 1)]
+
     def logits(self, states: Tensor, level: int, codes: Tensor | None = None) -> Tensor:
         """Score all codes of a level, or those of int64 [codes], states [..., d] to [..., size of the level or codes]."""
         begin = int(self.offsets[level])

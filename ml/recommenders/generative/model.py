@@ -84,6 +84,8 @@ AuxiliaryParams = TextAlignmentParams
 AlignmentParams = Annotated[DirectParams | IterativeParams, Field(discriminator="kind")]
 #: Stages of training after the first, in their order; each is a parameter of that name.
 STAGES = ("fine_tuning", "alignment")
+_CACHED = 2 * 2**20
+_ON_GPU = 512
 
 
 class GenerativeParams(TrainingParams):
@@ -102,7 +104,7 @@ class GenerativeParams(TrainingParams):
     batch_tokens
         Items of a training batch, padding counted.
     users_at_once
-        Histories that are answered together.
+        Histories that are answered together; None for as many as are fast, see `GenerativeParams.together`.
     """
 
     tokens: TokensParams = CodeTokensParams()
@@ -116,7 +118,7 @@ class GenerativeParams(TrainingParams):
     length: int = Field(default=20, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     batch_tokens: int = Field(default=1024, ge=1)
-    users_at_once: int = Field(default=256, ge=1)
+    users_at_once: int | None = Field(default=None, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
     weight_decay: float = Field(default=0.035, ge=0)
 
@@ -153,6 +155,19 @@ class GenerativeParams(TrainingParams):
             train,
             behaviours,
         )
+
+    def together(self, k: int, device: torch.device) -> int:
+        """Return how many histories to answer together, for lists of ``k`` items.
+
+        On a CPU, so many that the widest that a layer makes of all hypotheses stays in its caches; a GPU wants many.
+        """
+        if self.users_at_once is not None:
+            return self.users_at_once
+        if device.type != "cpu":
+            return _ON_GPU
+        hypotheses = max(getattr(self.objective, "beam", None) or 1, k)
+        width = max(self.backbone.feed_forward, 2 * self.backbone.heads * self.backbone.head_width)
+        return min(_ON_GPU, max(1, _CACHED // (4 * hypotheses * width)))
 
     def build(self, facts: Facts) -> Network:
         """Make the untrained network."""
@@ -224,7 +239,8 @@ class Generative:
             return network.objective.rank(network, some, k, excluded)
 
         device = network.table.table.device
-        return answer(rank, histories, k, exclude_history, params.length, params.users_at_once, device)
+        at_once = params.together(k, device)
+        return answer(rank, histories, k, exclude_history, params.length, at_once, device)
 
     @torch.inference_mode()
     def item_vectors(self) -> NDArray[np.float32]:

@@ -106,7 +106,7 @@ class Decoding:
         self.memory = network.read(sequences)
         self.at = self.memory.lengths[:, None]
         self.level = 0
-        self.steps: Steps = network.backbone.steps(self.memory, self.at)
+        self.steps: Steps = network.backbone.steps(self.memory, self.at, table)
         # What was put in so far, for tokens whose embedding depends on those before them.
         self.written: Tensor | None = None
 
@@ -118,18 +118,20 @@ class Decoding:
     def step(self, codes: Tensor, parents: Tensor) -> Tensor:
         """See `ml.recommenders.generative.beam.Decoder`."""
         table = self.network.table
-        embedded = table.embed(codes + table.offsets[self.level])
+        rows = codes + table.offsets[self.level]
+        embedded = table.embed(rows)
         self.level += 1
         if self.written is not None:
             users = torch.arange(len(codes), device=codes.device)[:, None]
             self.written = self.written[users, parents]
-        return self._advance((embedded + table.place[self.level])[:, :, None], parents)
+        return self._advance((embedded + table.place[self.level])[:, :, None], parents, rows)
 
-    def _advance(self, x: Tensor, parents: Tensor | None) -> Tensor:
+    def _advance(self, x: Tensor, parents: Tensor | None, rows: Tensor | None = None) -> Tensor:
         if isinstance(self.network.tokens, WritingTokens):
+            rows = None
             self.written = x if self.written is None else torch.cat([self.written, x], dim=2)
             x = self.network.tokens.written(self.written)[:, :, -1:]
-        states, self.steps = self.steps.write(x[:, :, 0], parents)
+        states, self.steps = self.steps.write(x[:, :, 0], parents, rows)
         return self.logits(states)
 
     def logits(self, states: Tensor) -> Tensor:

@@ -148,7 +148,9 @@ class Groups(Protocol):
 class Steps(Protocol):
     """IDs that are written step by step, by many hypotheses of each user; nothing in it changes, `write` gives the next."""
 
-    def write(self, x: Tensor, parents: Tensor | None = None) -> tuple[Tensor, Steps]:
+    def write(
+        self, x: Tensor, parents: Tensor | None = None, rows: Tensor | None = None
+    ) -> tuple[Tensor, Steps]:
         """Write one step more; without gradients.
 
         Parameters
@@ -158,6 +160,8 @@ class Steps(Protocol):
         parents
             int64 [n, hypotheses], the old hypothesis that it extends; None at the start, and where each extends the
             one in its place, or all of them the only one.
+        rows
+            int64 [n, hypotheses], where ``x`` is but codes in their places: their rows in the table of codes.
 
         Returns
         -------
@@ -194,8 +198,8 @@ class Backbone(Protocol):
         """
         ...
 
-    def steps(self, memory: Memory, at: Tensor) -> Steps:
-        """Begin to continue histories step by step, each after its first ``at`` items, int64 [n, 1]."""
+    def steps(self, memory: Memory, at: Tensor, table: CodeTable) -> Steps:
+        """Begin to continue histories by codes of a table, each after its first ``at`` items, int64 [n, 1]."""
         ...
 
 

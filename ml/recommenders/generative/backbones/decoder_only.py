@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
+from ml.recommenders.generative.code_table import CodeTable
 from ml.recommenders.generative.layers import Attention, Distances, FeedForward, ReadingLayer, chosen, grown
 from ml.recommenders.generative.parts import Backbone, Facts, KeysValues, Memory, PartParams, Steps
 
@@ -90,7 +91,7 @@ class DecoderOnly(nn.Module):
         """See `ml.recommenders.generative.parts.Backbone`."""
         return self.go_on(memory, at, x, None, whole)[0]
 
-    def steps(self, memory: Memory, at: Tensor) -> Steps:
+    def steps(self, memory: Memory, at: Tensor, table: CodeTable) -> Steps:
         """See `ml.recommenders.generative.parts.Backbone`."""
         return KeptSteps(self, memory, at)
 
@@ -131,7 +132,9 @@ class KeptSteps:
     past: list[KeysValues] | None = None
 
     @torch.no_grad()
-    def write(self, x: Tensor, parents: Tensor | None = None) -> tuple[Tensor, KeptSteps]:
+    def write(
+        self, x: Tensor, parents: Tensor | None = None, rows: Tensor | None = None
+    ) -> tuple[Tensor, KeptSteps]:
         """See `ml.recommenders.generative.parts.Steps`."""
         past = self.past if self.past is None or parents is None else chosen(self.past, parents)
         states, kept = self.backbone.go_on(self.memory, self.at, x[:, :, None], past)

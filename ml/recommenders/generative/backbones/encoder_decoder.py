@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, pad, scaled_dot_product_attention
 
 from ml.recommenders.generative.backbones.inference import Folded, FoldedSteps, fold, version
+from ml.recommenders.generative.code_table import CodeTable
 from ml.recommenders.generative.layers import (
     Attention,
     Distances,
@@ -164,9 +165,9 @@ class EncoderDecoder(nn.Module):
         return states
 
     @torch.no_grad()
-    def steps(self, memory: Memory, at: Tensor) -> Steps:
+    def steps(self, memory: Memory, at: Tensor, table: CodeTable) -> Steps:
         """See `ml.recommenders.generative.parts.Backbone`."""
-        layers = self._folded_layers()
+        layers = self._folded_layers(table)
         back = torch.arange(self.decoder_distance.most + 1, device=at.device)
         return FoldedSteps(
             layers,
@@ -176,11 +177,11 @@ class EncoderDecoder(nn.Module):
             self.decoder_norm,
         )
 
-    def _folded_layers(self) -> tuple[Folded, ...]:
+    def _folded_layers(self, table: CodeTable) -> tuple[Folded, ...]:
         """Return the decoder's weights folded; once, as long as they do not change."""
-        found = version(self)
+        found = version(self), version(table)
         if self._folded is None or self._folded[0] != found:
-            self._folded = found, fold(self.decoder)
+            self._folded = found, fold(self.decoder, table)
         return self._folded[1]
 
     def _kept(self, states: Tensor) -> list[KeysValues]:

@@ -4,7 +4,7 @@ Weights are folded once. Norms go into the products after them; and where heads 
 history for goes into the history's keys, and what is made of the answer into its values, so that attention to the history
 is two products for all heads and hypotheses of a user together.
 
-Keys and values of a code are written once and never moved. A hypothesis knows in which rows those of its codes are, so
+What the first layer makes of a code by itself is looked up. Keys and values of a code are written once and never moved. A hypothesis knows in which rows those of its codes are, so
 that choosing hypotheses moves numbers of rows.
 """
 
@@ -22,6 +22,7 @@ from ml.recommenders.generative.layers import Attention, FeedForward, RoutedFeed
 
 if TYPE_CHECKING:
     from ml.recommenders.generative.backbones.encoder_decoder import WritingLayer
+    from ml.recommenders.generative.code_table import CodeTable
 
 #: Attention to a history is folded where the width is at most so many widths of a head: beyond, it costs more than it saves.
 _WIDTHS = 4
@@ -77,6 +78,8 @@ class Folded:
         Of states of histories, float [n, places, d], makes attention to them.
     feeds
         The two of the point-wise net, one pair for every place of an ID or one for all.
+    known
+        Of the first layer: what ``query`` and ``keys_values`` make of each code, by its row in the table of codes.
     """
 
     query: Tensor
@@ -84,6 +87,7 @@ class Folded:
     out: Tensor
     look: Callable[[Tensor], Looking]
     feeds: tuple[tuple[Tensor, Tensor], ...]
+    known: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def of(cls, layer: WritingLayer) -> Folded:
@@ -100,10 +104,14 @@ class Folded:
         )
 
 
-def fold(layers: Iterable[WritingLayer]) -> tuple[Folded, ...]:
-    """Fold the weights of layers; what comes out needs no gradient and may be kept."""
+def fold(layers: Iterable[WritingLayer], table: CodeTable) -> tuple[Folded, ...]:
+    """Fold the weights of layers that write codes of a table; what comes out needs no gradient and may be kept."""
     with torch.inference_mode(False), torch.no_grad():
-        return tuple(Folded.of(layer) for layer in layers)
+        folded = [Folded.of(layer) for layer in layers]
+        for layer in folded[:1]:
+            codes = scaled(table.after_start())
+            folded[0] = replace(layer, known=(codes @ layer.query, codes @ layer.keys_values))
+        return tuple(folded)
 
 
 def version(module: nn.Module) -> tuple[tuple[int, int], ...]:
@@ -171,11 +179,11 @@ class FoldedSteps:
         float [heads, levels], bias of attention to the codes so far, by how far back they are.
     norm
         After the last layer.
-    rows
+    places
         For each code so far, where the keys and values of each hypothesis are: int64 [n, hypotheses], or None where
         all hypotheses of a user share them.
     kept
-        For each code so far, keys and values of each layer, float [rows, 2 * inner].
+        For each code so far, keys and values of each layer, float [places, 2 * inner].
     """
 
     layers: tuple[Folded, ...]
@@ -183,51 +191,56 @@ class FoldedSteps:
     bias: Tensor
     distances: Tensor
     norm: nn.RMSNorm
-    rows: tuple[Tensor | None, ...] = ()
+    places: tuple[Tensor | None, ...] = ()
     kept: tuple[tuple[Tensor, ...], ...] = ()
 
     @torch.no_grad()
-    def write(self, x: Tensor, parents: Tensor | None = None) -> tuple[Tensor, FoldedSteps]:
+    def write(
+        self, x: Tensor, parents: Tensor | None = None, rows: Tensor | None = None
+    ) -> tuple[Tensor, FoldedSteps]:
         """See `ml.recommenders.generative.parts.Steps`."""
         n, hypotheses, _ = x.shape
-        rows = self._rows_of(parents)
-        back = torch.arange(len(rows), -1, -1, device=x.device).clamp(max=self.distances.shape[1] - 1)
+        places = self._places_of(parents)
+        back = torch.arange(len(places), -1, -1, device=x.device).clamp(max=self.distances.shape[1] - 1)
         own_bias = self.distances[:, back].T[:, None, None]
         x, kept = x.flatten(0, 1), []
-        for place, (layer, history) in enumerate(zip(self.layers, self.histories, strict=True)):
-            normed = self._scaled(x)
-            new = normed @ layer.keys_values
-            past = [_taken(step[place], row, n) for step, row in zip(self.kept, rows, strict=True)]
-            query = (normed @ layer.query).view(n, hypotheses, -1)
-            mixed = _attend(query, [*past, new.view(n, hypotheses, -1)], own_bias)
+        for number, (layer, history) in enumerate(zip(self.layers, self.histories, strict=True)):
+            if rows is None or layer.known is None:
+                normed = scaled(x)
+                query, new = normed @ layer.query, normed @ layer.keys_values
+            else:
+                query, new = (known.index_select(0, rows.flatten()) for known in layer.known)
+            past = [_taken(step[number], place, n) for step, place in zip(self.kept, places, strict=True)]
+            past.append(new.view(n, hypotheses, -1))
+            mixed = _attend(query.view(n, hypotheses, -1), past, own_bias)
             x = torch.addmm(x, mixed.flatten(0, 1), layer.out)
             states = x.view(n, hypotheses, -1)
-            x = history(states, self._scaled(states), self.bias).flatten(0, 1)
-            widen, narrow = layer.feeds[len(rows) if len(layer.feeds) > 1 else 0]
-            x = torch.addmm(x, (self._scaled(x) @ widen).relu_(), narrow)
+            x = history(states, scaled(states), self.bias).flatten(0, 1)
+            widen, narrow = layer.feeds[len(places) if len(layer.feeds) > 1 else 0]
+            x = torch.addmm(x, (scaled(x) @ widen).relu_(), narrow)
             kept.append(new)
         own = None
         if hypotheses > 1:
             own = torch.arange(n * hypotheses, device=x.device).view(n, hypotheses)
-        grown = replace(self, rows=(*rows, own), kept=(*self.kept, tuple(kept)))
+        grown = replace(self, places=(*places, own), kept=(*self.kept, tuple(kept)))
         return self.norm(x).view(n, hypotheses, -1), grown
 
-    def _rows_of(self, parents: Tensor | None) -> tuple[Tensor | None, ...]:
+    def _places_of(self, parents: Tensor | None) -> tuple[Tensor | None, ...]:
         if parents is None:
-            return self.rows
-        return tuple(None if row is None else row.gather(1, parents) for row in self.rows)
-
-    def _scaled(self, x: Tensor) -> Tensor:
-        """Return states without their size; the gain is in the weights."""
-        least = torch.finfo(x.dtype).eps if self.norm.eps is None else self.norm.eps
-        return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True).add_(least))
+            return self.places
+        return tuple(None if place is None else place.gather(1, parents) for place in self.places)
 
 
-def _taken(kept: Tensor, rows: Tensor | None, n: int) -> Tensor:
+def scaled(x: Tensor) -> Tensor:
+    """Return states without their size, as `torch.nn.RMSNorm` without a gain."""
+    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True).add_(torch.finfo(x.dtype).eps))
+
+
+def _taken(kept: Tensor, place: Tensor | None, n: int) -> Tensor:
     """Return keys and values of one code, float [n, hypotheses or 1, 2 * inner]."""
-    if rows is None:
+    if place is None:
         return kept.view(n, 1, -1)
-    return kept.index_select(0, rows.flatten()).view(*rows.shape, -1)
+    return kept.index_select(0, place.flatten()).view(*place.shape, -1)
 
 
 def _attend(query: Tensor, past: list[Tensor], bias: Tensor) -> Tensor:

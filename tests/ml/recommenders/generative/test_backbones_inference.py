@@ -52,7 +52,7 @@ def test_step_by_step_equals_writing_at_once(name: str) -> None:
     with torch.no_grad():
         memory = network.read(read([3, 9, 31], [], [7, 1, 2, 3, 4, 5]))
         at = memory.lengths[:, None]
-        steps = network.backbone.steps(memory, at)
+        steps = network.backbone.steps(memory, at, network.table)
         begun = steps
         # More and fewer hypotheses from step to step, that go on from any.
         written = torch.zeros(3, 1, 0, 16)
@@ -70,6 +70,23 @@ def test_step_by_step_equals_writing_at_once(name: str) -> None:
         torch.testing.assert_close(begun.write(x)[0], expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_codes_by_their_rows_are_what_they_are_by_their_embeddings(name: str) -> None:
+    network, draw = network_of(BACKBONES[name]), torch.Generator().manual_seed(1)
+    table = network.table
+    with torch.no_grad():
+        memory = network.read(read([3, 9, 31], [7]))
+        named = network.backbone.steps(memory, memory.lengths[:, None], table)
+        plain = named = named.write(table.inputs(table.offsets.new_zeros(2, 1, 0))[:, :, 0])[1]
+        for level, size in enumerate((4, 5)):
+            rows = table.offsets[level] + torch.randint(size, (2, 6), generator=draw)
+            parents = torch.randint(6 if level else 1, (2, 6), generator=draw)
+            x = table.embed(rows) + table.place[level + 1]
+            states, named = named.write(x, parents, rows)
+            expected, plain = plain.write(x, parents)
+            torch.testing.assert_close(states, expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("name", "kind"), [("absorbed", Absorbed), ("projected", Projected)])
 def test_attention_to_a_history_is_folded_where_heads_are_wide(name: str, kind: type) -> None:
     network = network_of(BACKBONES[name])
@@ -77,7 +94,7 @@ def test_attention_to_a_history_is_folded_where_heads_are_wide(name: str, kind: 
     assert isinstance(backbone, EncoderDecoder)
     with torch.no_grad():
         memory = network.read(read([3], [4]))
-        looks = [layer.look(memory.states) for layer in backbone._folded_layers()]
+        looks = [layer.look(memory.states) for layer in backbone._folded_layers(network.table)]
     assert [type(look) for look in looks] == [kind, kind]
 
 
@@ -97,15 +114,15 @@ def test_folded_weights_follow_the_weights(change: Callable[[Network], None]) ->
 
     def first() -> torch.Tensor:
         memory = network.read(read([3, 9]))
-        return network.backbone.steps(memory, memory.lengths[:, None]).write(x)[0]
+        return network.backbone.steps(memory, memory.lengths[:, None], network.table).write(x)[0]
 
     with torch.inference_mode():
         before, again = first(), first()
     torch.testing.assert_close(before, again, atol=0, rtol=0)
     backbone = network.backbone
     assert isinstance(backbone, EncoderDecoder)
-    kept = backbone._folded_layers()
-    assert backbone._folded_layers() is kept
+    kept = backbone._folded_layers(network.table)
+    assert backbone._folded_layers(network.table) is kept
     change(network)
     with torch.inference_mode():
         after = first()

@@ -144,6 +144,22 @@ def test_an_exact_search_equals_a_beam_of_all_items(backbone: dict[str, Any], no
         np.testing.assert_allclose(scores, expected[1], atol=1e-5)
 
 
+def test_as_many_are_answered_together_as_fit_the_caches() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+
+    def of(beam: int, k: int = 10, **changes: Any) -> int:
+        told = {"backbone": {"kind": "encoder_decoder", **changes}, "objective": WIDE | {"beam": beam}}
+        return GenerativeParams.model_validate(told).together(k, cpu)
+
+    # 2 MB of 4-byte numbers: hypotheses of so many users, as wide as the point-wise net or as keys and values.
+    assert of(64, feed_forward=1024) == 8
+    assert of(64, heads=8, head_width=64) == 8
+    assert of(2, 64, feed_forward=1024) == 8
+    assert of(1000, feed_forward=4096) == 1
+    assert of(1, 1) == GenerativeParams().together(10, gpu) == 512
+    assert GenerativeParams(users_at_once=3).together(10, gpu) == 3
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_probabilities_over_the_table_count_the_start_and_every_level(temperature: float) -> None:
     _, network, _ = make_network(objective=WIDE | {"normalise": "table", "temperature": temperature})
