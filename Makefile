@@ -10,7 +10,7 @@ BIN := .venv/bin
 export TESSERA_HOME ?= $(CURDIR)/.tessera
 
 .DEFAULT_GOAL := help
-.PHONY: help install manifest demo test test-slow test-faults ui serve rollback backfill erase withdraw restore results bench-data bench-tokenizers bench-training bench-throughput bench-decoding bench-serving bench-rollback leaderboard queue lint format lock clean bench-audit replay
+.PHONY: help install manifest demo test test-slow test-faults ui serve rollback backfill erase withdraw restore results bench-data bench-tokenizers bench-training bench-throughput bench-decoding bench-index bench-serving bench-rollback leaderboard queue lint format lock clean bench-audit replay
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -93,6 +93,9 @@ bench-decoding: .venv/.installed ## Constrained beam search beside Hugging Face'
 
 replay: manifest ## Live through the last days of a log: make replay [SOURCE=deskdrop DATA=folder DAYS=14 UNTIL=2016-07-31]
 	@$(BIN)/python -m benchmarks.replay --source $(SOURCE) --days $(or $(DAYS),14) $(if $(DATA),--data $(DATA)) $(if $(UNTIL),--until $(UNTIL))
+
+bench-index: .venv/.installed ## The item index beside raw FAISS at 100,000 and a million vectors; takes half an hour
+	@$(BIN)/python -m benchmarks.index $(foreach n,$(SIZES),--sizes $(n))
 
 bench-serving: manifest ## The service under load, on a copy of the last demo: make bench-serving [OPTIONS="--quick --only swap"]
 	@$(BIN)/python -m benchmarks.serving $(OPTIONS)

@@ -58,15 +58,15 @@ class ItemSearch:
     def __init__(self, index: Any) -> None:
         faiss = _faiss()
 
-        self._index = index
-        self._inner = faiss.downcast_index(index)
+        self.index = index
+        self._searched = faiss.downcast_index(index)
         self._refine = None
-        if isinstance(self._inner, faiss.IndexRefine):
-            self._refine = self._inner
-            self._inner = faiss.downcast_index(self._refine.base_index)
+        if isinstance(self._searched, faiss.IndexRefine):
+            self._refine = self._searched
+            self._searched = faiss.downcast_index(self._refine.base_index)
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return int(self.index.ntotal)
 
     def search(
         self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | Allowed | None = None
@@ -88,7 +88,7 @@ class ItemSearch:
             ``[n, k]`` int64 and float32, best first.
         """
         if allowed is None:
-            scores, items = self._index.search(queries, k)
+            scores, items = self.index.search(queries, k)
             return items, scores
         ready = allowed if isinstance(allowed, Allowed) else self.prepare(allowed)
         if ready.index is None:
@@ -120,28 +120,28 @@ class ItemSearch:
         count = int(np.count_nonzero(mask))
         refused = len(mask) - count
         if refused <= _FEW_REFUSED:
-            return Allowed(mask, count, self._index, None, refused)
+            return Allowed(mask, count, self.index, None, refused)
         if not count:
             return Allowed(mask, 0, None, None)
-        if count <= self._scanned_below():
+        if count <= self.scanned_below():
             rows = faiss.IDSelectorArray(np.flatnonzero(mask))
             return Allowed(mask, count, self._exact(), faiss.SearchParameters(sel=rows))
         bits = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
-        return Allowed(mask, count, self._index, self._params(bits, count / len(mask)))
+        return Allowed(mask, count, self.index, self.filtered_by(bits, count / len(mask)))
 
     def append(self, vectors: NDArray[np.float32]) -> None:
         """Add items behind those that are there; masks that were prepared before do not fit any more."""
-        self._index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+        self.index.add(np.ascontiguousarray(vectors, dtype=np.float32))
 
-    def _scanned_below(self) -> int:
+    def scanned_below(self) -> int:
         """Return for how many allowed items an exact scan is no slower than what the index does."""
         faiss = _faiss()
 
         n = len(self)
-        if isinstance(self._inner, faiss.IndexHNSW):
+        if isinstance(self._searched, faiss.IndexHNSW):
             # The graph takes efSearch / share steps, and the scan share * n rows.
-            return math.isqrt(int(self._inner.hnsw.efSearch) * _ROWS_A_STEP * n)
-        if isinstance(self._inner, faiss.IndexIVF):
+            return math.isqrt(int(self._searched.hnsw.efSearch) * _ROWS_A_STEP * n)
+        if isinstance(self._searched, faiss.IndexIVF):
             return max(_FEW_ALLOWED, n // _LEAST_SHARE)
         # A scan by row number skips what it need not read; where most may come, testing a bit a row costs less.
         return n // 2
@@ -152,20 +152,20 @@ class ItemSearch:
 
         if self._refine is not None:
             return faiss.downcast_index(self._refine.refine_index)
-        if isinstance(self._inner, faiss.IndexHNSW):
-            return faiss.downcast_index(self._inner.storage)
-        return self._index
+        if isinstance(self._searched, faiss.IndexHNSW):
+            return faiss.downcast_index(self._searched.storage)
+        return self.index
 
-    def _params(self, selector: Any, share: float) -> Any:
+    def filtered_by(self, selector: Any, share: float) -> Any:
         """Return parameters that search as hard as the index does by itself; given ones replace all of its own."""
         faiss = _faiss()
 
-        if isinstance(self._inner, faiss.IndexHNSW):
-            effort = math.ceil(int(self._inner.hnsw.efSearch) / share)
+        if isinstance(self._searched, faiss.IndexHNSW):
+            effort = math.ceil(int(self._searched.hnsw.efSearch) / share)
             return faiss.SearchParametersHNSW(sel=selector, efSearch=effort)
-        if not isinstance(self._inner, faiss.IndexIVF):
+        if not isinstance(self._searched, faiss.IndexIVF):
             return faiss.SearchParameters(sel=selector)
-        inner = faiss.SearchParametersIVF(sel=selector, nprobe=int(self._inner.nprobe))
+        inner = faiss.SearchParametersIVF(sel=selector, nprobe=int(self._searched.nprobe))
         if self._refine is None:
             return inner
         return faiss.IndexRefineSearchParameters(k_factor=self._refine.k_factor, base_index_params=inner)

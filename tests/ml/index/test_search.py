@@ -64,7 +64,7 @@ def test_where_few_are_allowed_every_index_is_complete(spec: IndexSpec, allowed:
 @pytest.fixture
 def selectors_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave no filter to an exact scan or to asking for more, so that each index has to filter by itself."""
-    monkeypatch.setattr(ItemSearch, "_scanned_below", lambda _: 0)
+    monkeypatch.setattr(ItemSearch, "scanned_below", lambda _: 0)
     monkeypatch.setattr("ml.index.item_search._FEW_REFUSED", -1)
 
 
