@@ -20,7 +20,7 @@ def test_both_sides_find_the_same(tmp_path: Path) -> None:
     assert {case.split(", ")[1].split(":")[0].split(" ")[0] for case in recalls} == {
         "Flat",
         "HNSW32",
-        "IVF32",
+        "IVF32,PQ32x4fs,RFlat",
     }
     for row in recalls.values():
         assert (row["ratio"], row["better"]) == (1.0, "higher")
