@@ -158,8 +158,7 @@ def filtered(
     """
     mask = masked(len(bench.vectors), count, rng)
     ready = search.prepare(mask)
-    scans = ready.index is not search.index or isinstance(ready.params.sel, faiss.IDSelectorArray)
-    share = 1.0 if scans and not border else float(mask.mean())
+    share = 1.0 if ready.scans and not border else float(mask.mean())
     params = search.filtered_by(faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little")), share)
     yield from timed(
         bench,
@@ -170,7 +169,7 @@ def filtered(
         "raw FAISS: the same bitmap as IDSelectorBitmap, made before",
         recall=filtered_recall(bench, mask, search.search(bench.queries, K, ready)[0]),
         peer_recall=filtered_recall(bench, mask, raw.search(bench.queries, K, params=params)[1]),
-        ours_is="a scan of the allowed" if scans else "the index with a selector",
+        ours_is="a scan of the allowed" if ready.scans else "the index with a selector",
     )
 
 

@@ -37,6 +37,8 @@ class Allowed:
         How, as FAISS takes it; it holds the selector.
     more
         What is asked for on top, and dropped where it may not come.
+    scans
+        Whether all allowed items are scored.
     """
 
     mask: NDArray[np.bool_]
@@ -44,6 +46,7 @@ class Allowed:
     index: Any
     params: Any
     more: int = 0
+    scans: bool = False
 
 
 class ItemSearch:
@@ -125,7 +128,7 @@ class ItemSearch:
             return Allowed(mask, 0, None, None)
         if count <= self.scanned_below():
             rows = faiss.IDSelectorArray(np.flatnonzero(mask))
-            return Allowed(mask, count, self._exact(), faiss.SearchParameters(sel=rows))
+            return Allowed(mask, count, self._exact(), faiss.SearchParameters(sel=rows), scans=True)
         bits = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
         return Allowed(mask, count, self.index, self.filtered_by(bits, count / len(mask)))
 

@@ -95,8 +95,8 @@ def test_how_a_filter_is_answered() -> None:
     for spec in SPECS:
         few, most = of(spec, 100), of(spec, N - 3)
         assert (few.index.ntotal, type(few.index).__name__) == (N, "IndexFlat") or spec is FLAT
-        assert (few.count, few.more) == (100, 0)
-        assert (most.params, most.more) == (None, 3)
+        assert (few.count, few.more, few.scans) == (100, 0, True)
+        assert (most.params, most.more, most.scans) == (None, 3, False)
         assert of(spec, 0).index is None
     # The graph of 3,000 items is left for a scan below isqrt(200 * 100 * 3000) = 7,745 allowed ones: always.
     assert type(of(HNSW, 2500).index).__name__ == "IndexFlat"
