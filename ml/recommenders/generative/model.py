@@ -233,7 +233,10 @@ class Generative:
         A new item whose codes the model does not know (`ml.recommenders.generative.trie.build_trie`) waits for the
         next training.
         """
-        network, params = self.fitted().eval(), self.params
+        network, params = self.fitted(), self.params
+        # For one user, walking through all modules takes a good part of the time.
+        if network.training:
+            network.eval()
 
         def rank(some: Sequences, k: int, excluded: Tensor | None) -> tuple[Tensor, Tensor]:
             return network.objective.rank(network, some, k, excluded)

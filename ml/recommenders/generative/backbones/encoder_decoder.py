@@ -179,7 +179,7 @@ class EncoderDecoder(nn.Module):
 
     def _folded_layers(self, table: CodeTable) -> tuple[Folded, ...]:
         """Return the decoder's weights folded; once, as long as they do not change."""
-        found = version(self), version(table)
+        found = version(self.decoder), version(table)  # type: ignore[arg-type]
         if self._folded is None or self._folded[0] != found:
             self._folded = found, fold(self.decoder, table)
         return self._folded[1]
