@@ -39,6 +39,7 @@ _PUBLISHED = (
     "index",
     "tries",
     "recommendations",
+    "newcomers",
 )
 
 

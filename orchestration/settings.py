@@ -294,6 +294,11 @@ class Settings(BaseSettings):
         return self.home / "publications"
 
     @property
+    def newcomers(self) -> Path:
+        """Items that came after the champion's snapshot, by version."""
+        return self.home / "newcomers"
+
+    @property
     def quality(self) -> Path:
         """Great Expectations results and Data Docs."""
         return self.home / "quality"

@@ -26,6 +26,7 @@ from serving.answers import (
 from serving.diversity import mmr
 from serving.features import Clock, History, wall_clock
 from serving.items import ItemFacts, Wanted
+from serving.rows import history_rows
 
 __all__ = ["Engine", "EngineError", "Recommendations", "Search", "Source", "history_rows"]
 
@@ -52,7 +53,7 @@ class Engine:
     lookup
         Where users' histories come from.
     item_ids, titles
-        The catalogue that the champion was trained on, by item index.
+        The catalogue that the champion was trained on, by item index, and newcomers behind it.
     event_types
         Names of event types, by the index that the champion knows them under.
     popular
@@ -71,6 +72,8 @@ class Engine:
         What counts as now.
     missing
         Parts of the publication that could not be loaded.
+    trained
+        How many items the champion was trained on; None for all.
     withdrawn
         Tells the IDs of items that must not come, by any way; asked by every request.
     """
@@ -88,14 +91,19 @@ class Engine:
     encode: Encode | None = None
     clock: Clock = wall_clock
     missing: Sequence[str] = ()
+    trained: int | None = None
     withdrawn: Callable[[], frozenset[str]] = frozenset
     _index: dict[str, int] = field(init=False, repr=False)
+    _trained_index: dict[str, int] = field(init=False, repr=False)
     _types: dict[str, int] = field(init=False, repr=False)
     _filters: dict[tuple[frozenset[str], bool, frozenset[str]], Any] = field(init=False, repr=False)
     _gone: tuple[frozenset[str], NDArray[np.int64]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._index = {item_id: place for place, item_id in enumerate(self.item_ids)}
+        self._trained_index = self._index
+        if self.trained is not None and self.trained < len(self.item_ids):
+            self._trained_index = {item: self._index[item] for item in self.item_ids[: self.trained]}
         self._types = {name: place for place, name in enumerate(self.event_types)}
         self._filters = {}
         self._gone = frozenset(), np.zeros(0, np.int64)
@@ -142,7 +150,7 @@ class Engine:
         """Return the ``k`` best items to follow a history, such as a session; see :meth:`recommend`."""
         if not history.items:
             return self._popular(k, wanted, (), "no interaction yet")
-        known = history_rows(history, self._index, self._types)
+        known = history_rows(history, self._trained_index, self._types)
         if known is None:
             reason = "no item of the history is known to the champion"
             return self._popular(k, wanted, history.items, reason)
@@ -248,9 +256,10 @@ class Engine:
         """Return up to ``need`` allowed items of one history, best first."""
         query = recommender.query_vectors(known) if search is not None else None
         if search is None or query is None:
-            return self._asked(recommender, known, need, wanted, self._allowed(wanted, banned))
+            allowed = self._allowed(wanted, banned)[: self.trained]
+            return self._asked(recommender, known, need, wanted, allowed)
         # The banned ones are asked for on top: they differ with every request, and a filter is worth preparing only once.
-        depth = min(need + len(banned), len(self.item_ids))
+        depth = min(need + len(banned), len(self._trained_index))
         items, scores = search.search(query, depth, self._filter(search, wanted))
         found = zip(items[0].tolist(), scores[0].tolist(), strict=True)
         return [(item, score) for item, score in found if item != NO_ITEM and item not in banned][:need]
@@ -261,7 +270,7 @@ class Engine:
         key = (wanted.categories, wanted.in_stock, withdrawn)
         made = self._filters.get(key, _UNMADE)
         if made is _UNMADE:
-            passing = self._passing(wanted, withdrawn)
+            passing = self._passing(wanted, withdrawn)[: self.trained]
             made = None if passing.all() else search.prepare(passing)
             if len(self._filters) >= _FILTERS:
                 self._filters.clear()
@@ -280,7 +289,7 @@ class Engine:
         shown = known.items if wanted.exclude_seen else known.items[:0]
         # It drops what it is shown itself; a wider answer than needed costs a generative one a wider beam.
         refused = int((~allowed).sum() - (~allowed[np.unique(shown)]).sum())
-        deepest = min(max(_DEEPEST, need), len(self.item_ids))
+        deepest = min(max(_DEEPEST, need), len(allowed))
         # Few refused items (those seen) are allowed for at once; a filter refuses most, and they lie anywhere.
         depth = min(need + (refused if refused <= need + len(known.items) else need), deepest)
         while True:
@@ -360,33 +369,3 @@ class Engine:
         vectors = self.facts.vectors_of([max(item, 0) for item, _ in found]).copy()
         vectors[[item < 0 for item, _ in found]] = 0
         return mmr(relevance, vectors, k, diversity).tolist()
-
-
-def history_rows(history: History, index: Mapping[str, int], types: Mapping[str, int]) -> Histories | None:
-    """Return a history as the one row that a recommender reads, or None if it knows nothing of it.
-
-    Events on items or of types that the catalogue did not have yet are left out.
-
-    Parameters
-    ----------
-    history
-        Item IDs, type names and times, oldest first.
-    index
-        Item ID to item index.
-    types
-        Type name to type index.
-    """
-    events = [
-        (index[item_id], types[kind], time)
-        for item_id, kind, time in zip(history.items, history.types, history.times, strict=True)
-        if item_id in index and kind in types
-    ]
-    if not events:
-        return None
-    items, kinds, times = zip(*events, strict=True)
-    return Histories(
-        offsets=np.array([0, len(events)], dtype=np.int64),
-        items=np.array(items, dtype=np.int32),
-        event_types=np.array(kinds, dtype=np.int8),
-        times=np.array(times, dtype=np.int64),
-    )

@@ -168,8 +168,8 @@ def load_facts(home: Path, catalogue: Catalogue) -> ItemFacts:
         place = pc.index_in(pa.array(catalogue.item_ids, pa.string()), value_set=table["item_id"])
         if "attributes" in table.column_names:
             in_stock = _in_stock(table["attributes"].combine_chunks().take(place))
-        born = _born(table).take(place)
-        latest = pc.array_sort_indices(pc.fill_null(born, 0), order="descending").to_pylist()
+        heard = born(table).take(place)
+        latest = pc.array_sort_indices(pc.fill_null(heard, 0), order="descending").to_pylist()
     return ItemFacts(
         catalogue.categories,
         in_stock,
@@ -213,7 +213,7 @@ def _in_stock(attributes: pa.Array) -> NDArray[np.bool_] | None:
     return result
 
 
-def _born(table: pa.Table) -> pa.Array:
+def born(table: pa.Table) -> pa.Array:
     """Return when each item was first heard of, in microseconds: a changed item has a later ``valid_from``."""
     times = [
         table[name].combine_chunks().cast(pa.timestamp("us", "UTC")).cast(pa.int64())

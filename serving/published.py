@@ -17,6 +17,7 @@ from serving.engine import Engine
 from serving.features import Clock, FeatureLookup, UserFeatures, wall_clock
 from serving.inbox import LandingForm
 from serving.items import load_facts
+from serving.newcomers import with_newcomers
 from serving.text_queries import query_encoder
 from serving.withdrawn import WithdrawnItems
 
@@ -182,12 +183,13 @@ def _engine(
     clock: Clock | None,
     text_search: bool,
 ) -> Engine:
+    catalogue, newcomers = with_newcomers(home, snapshot)
     versions = {"recipe": published.recipe, "model": published.model, "snapshot": published.snapshot}
     parts = {
         "index": published.index if search else None,
         "heuristic": published.heuristic if heuristic else None,
+        "newcomers": newcomers,
     }
-    catalogue = snapshot.catalogue
     encode: Encode | None = None
     if text_search and published.encoder is not None and catalogue.text.shape[1]:
         encode = query_encoder(published.encoder.name, published.encoder.precision)
@@ -197,13 +199,14 @@ def _engine(
         item_ids=catalogue.item_ids,
         titles=catalogue.titles,
         event_types=snapshot.event_type_names,
-        popular=_all_popular(published.popular, snapshot.histories, catalogue.item_ids),
+        popular=_all_popular(published.popular, snapshot.histories, snapshot.catalogue.item_ids),
         search=search,
         versions=versions | {name: part for name, part in parts.items() if part},
         heuristic=heuristic,
         facts=load_facts(home, catalogue),
         encode=encode,
         clock=clock or _clock(published),
+        trained=len(snapshot.catalogue),
         withdrawn=WithdrawnItems(home).now,
     )
 

@@ -9,11 +9,16 @@ import dagster as dg
 from ml.index import Trial
 from orchestration.defs.models.assets import champion
 from orchestration.defs.semantic_ids.assets import semantic_ids
-from orchestration.defs.vectors.assets import item_behaviour_vectors
+from orchestration.defs.vectors.assets import (
+    item_behaviour_vectors,
+    item_fused_vectors,
+    item_text_vectors,
+)
 from orchestration.defs.warehouse.assets import marts
 from orchestration.failures import RETRY, one_line_failures
 from orchestration.index import build_item_index, build_trie, publish_recommendations
 from orchestration.metadata import curve_plot, table
+from orchestration.newcomers import publish_newcomers
 from orchestration.settings import get_settings
 
 
@@ -72,7 +77,29 @@ def id_trie() -> dg.MaterializeResult:
     )
 
 
-@dg.asset(group_name="index", kinds={"parquet"}, deps=[item_index, id_trie, marts], retry_policy=RETRY)
+@dg.asset(
+    group_name="index",
+    kinds={"parquet"},
+    deps=[champion, marts, item_text_vectors, item_fused_vectors],
+    retry_policy=RETRY,
+)
+def newcomers() -> dg.MaterializeResult:
+    """Items that landed after the champion's snapshot: served as latest, similar and found items until the next retrain."""
+    with one_line_failures():
+        folder, items = publish_newcomers(get_settings())
+    return dg.MaterializeResult(
+        metadata={"dagster/row_count": items, "path": dg.MetadataValue.path(str(folder))},
+        data_version=dg.DataVersion(folder.name),
+    )
+
+
+@dg.asset(
+    group_name="index",
+    kinds={"parquet"},
+    # The service reads the newcomers when it sees that lists were published.
+    deps=[item_index, id_trie, marts, newcomers],
+    retry_policy=RETRY,
+)
 def recommendations() -> dg.MaterializeResult:
     """Tonight's list for every user; with it, model, index and trie go live together."""
     with one_line_failures():
