@@ -42,6 +42,7 @@ RATE = 100
 SEED = 0
 LIMIT_MS = 50.0
 _USERS = 1000
+_BETWEEN_SWAPS_S = 2
 _PATH = "/v1/users/{}/recommendations?k=10"
 _console = Console(width=150, soft_wrap=True)
 
@@ -106,17 +107,21 @@ def steady(bench: Bench, service: Service, rate: float, seconds: float | None = 
     return load(service.base, bench.asks(), rate, seconds or bench.seconds, by_champion)
 
 
-def highest(
-    ask: Callable[[float, float], Load], seconds: float, start: float = 50
-) -> tuple[float, list[Any]]:
-    """Climb by a quarter until p99 is over 50 ms, a request fails, or the generator is late; the last rate that held."""
-    held, steps, rate = 0.0, [], start
+def highest(ask: Callable[[float, float], Load], seconds: float, start: float) -> tuple[float, list[Any]]:
+    """Climb by a quarter until p99 is over 50 ms, a request fails, or the generator is late; the last rate that held.
+
+    A rate that does not hold is tried twice, for the machine may have been busy with something else.
+    """
+    held, steps, rate, again = 0.0, [], start, False
     while True:
         found = ask(rate, seconds)
         steps.append(found.told() | {"kept_up": found.kept_up})
-        if found.failures or found.quantile(0.99) > LIMIT_MS or not found.kept_up:
+        if not found.failures and found.quantile(0.99) <= LIMIT_MS and found.kept_up:
+            held, rate, again = rate, round(rate * 1.25), False
+        elif again:
             return held, steps
-        held, rate = rate, round(rate * 1.25)
+        else:
+            again = True
 
 
 def latency_rows(name: str, found: Load, more: dict[str, Any] | None = None) -> list[Row]:
@@ -154,7 +159,8 @@ def champion(bench: Bench, recipe: str, what: str, climb: bool = True, **switche
             what, found, {"service_cpu_ms_per_request": round(cpu, 2), "rss_mb": service.rss_mb()}
         )
         if climb:
-            held, steps = highest(lambda rate, s: steady(bench, service, rate, s), bench.seconds / 4)
+            ask = lambda rate, s: load(service.base, bench.asks(), rate, s, by_champion)  # noqa: E731
+            held, steps = highest(ask, bench.seconds / 5, start=80)
             rows.append(rate_row(what, held, steps))
     return rows
 
@@ -165,7 +171,7 @@ def floor(bench: Bench) -> list[Row]:
         ask = lambda rate, seconds: load(service.base, bench.asks(), rate, seconds)  # noqa: E731
         ask(50, 1)
         found = ask(RATE, bench.seconds / 2)
-        held, steps = highest(ask, bench.seconds / 6, start=200)
+        held, steps = highest(ask, bench.seconds / 6, start=400)
     name = "bare ASGI app (floor)"
     return [*latency_rows(name, found), rate_row(name, held, steps)]
 
@@ -220,8 +226,10 @@ def swap(bench: Bench) -> list[Row]:
         load(service.base, bench.asks("&explain=true"), 50, 3, judge)
         before = load(service.base, bench.asks("&explain=true"), RATE, bench.seconds / 2, judge)
         begun = pool.submit(load, service.base, bench.asks("&explain=true"), RATE, bench.seconds, judge)
-        for name in itertools.islice(itertools.cycle(reversed(names)), max(2, int(bench.seconds // 4))):
-            time.sleep(1)
+        for name in itertools.islice(
+            itertools.cycle(reversed(names)), max(2, int(bench.seconds / (_BETWEEN_SWAPS_S + 1)))
+        ):
+            time.sleep(_BETWEEN_SWAPS_S)
             written = time.perf_counter()
             judge.awaited = None
             bench.publish(name)
@@ -329,7 +337,7 @@ CASES = (floor, sequential, heuristic, generative, swap, workers, soak)
 
 def main(
     home: Annotated[Path | None, typer.Option(help="A finished home; by default TESSERA_HOME.")] = None,
-    seconds: Annotated[float, typer.Option(help="How long one load lasts.")] = 40,
+    seconds: Annotated[float, typer.Option(help="How long one load lasts.")] = 30,
     minutes: Annotated[float, typer.Option(help="How long the soak lasts.")] = 10,
     quick: Annotated[
         bool, typer.Option(help="See that it runs: short loads, half a minute of soak.")

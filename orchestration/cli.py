@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -89,8 +90,12 @@ def serve(
     host: Annotated[
         str | None, typer.Option(help="Address; by default TESSERA_HOST, else loopback. Others need keys.")
     ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share the port.", min=1)] = 1,
 ) -> None:
     """Serve recommendations of this home over HTTP."""
+    # Requests are answered side by side by threads; more threads within one only stand in each other's way. To be
+    # said before torch and faiss are loaded.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     import uvicorn
 
     from orchestration.keys import check_binding
@@ -106,9 +111,12 @@ def serve(
         factory=True,
         host=service.host,
         port=port,
+        workers=workers,
         log_config=LOG_CONFIG,
         access_log=False,
         server_header=False,
+        # Requests under way are finished; none takes longer than this.
+        timeout_graceful_shutdown=math.ceil(service.request_timeout) + 1,
     )
 
 

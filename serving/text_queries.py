@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ml.artifacts import ArtifactError
 from serving.answers import EngineError
+from serving.collector import settle
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -82,6 +83,7 @@ class QueryEncoder:
             # Models that want a prefix name one for queries beside that for documents.
             self._prompt = model.prompts.get("query") or None
             self._model = model
+            settle()
 
 
 @lru_cache(maxsize=2)
