@@ -103,6 +103,7 @@ def beam_search(
             settled = (trie.below(depth + 1, nodes) == 1) | (scores == -torch.inf)
             order = settled.to(torch.int8).argsort(dim=1, stable=True)
             scores, best, nodes = (tensor.gather(1, order) for tensor in (scores, best, nodes))
+            # The one number that a GPU is waited for, once a step: most of a step is what it saves.
             asked = int((~settled).sum(dim=1).max())
         parents = best[:, :asked].div(trie.degrees[depth], rounding_mode="floor")
         if asked:

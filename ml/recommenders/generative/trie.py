@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -52,7 +53,9 @@ class Trie:
         return len(self.codes)
 
     def to(self, device: torch.device) -> Trie:
-        """Return the same tree on a device."""
+        """Return the same tree on a device; itself, if it is there."""
+        if self.items.device == device:
+            return self
         return Trie(
             tuple(tensor.to(device) for tensor in self.codes),
             tuple(tensor.to(device) for tensor in self.first),
@@ -79,11 +82,21 @@ class Trie:
         exists
             bool [..., degree]; where False, the other two are valid indices without meaning.
         """
-        start, end = self.first[depth][nodes], self.first[depth][nodes + 1]
-        children = start[..., None] + torch.arange(self.degrees[depth], device=nodes.device)
+        spans, count = self._spans[depth]
+        start, end = spans[nodes].unbind(dim=-1)
+        children = start[..., None] + count
         exists = children < end[..., None]
-        children = torch.where(exists, children, 0)
+        children = children.clamp_(max=len(self.codes[depth]) - 1)
         return children, self.codes[depth][children], exists
+
+    @cached_property
+    def _spans(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """For each depth: int64 [nodes, 2], first child of each node and the one after its last; and 0, 1, ... degree - 1."""
+        with torch.inference_mode(False):
+            return tuple(
+                (torch.stack([first[:-1], first[1:]], dim=1), torch.arange(degree, device=first.device))
+                for first, degree in zip(self.first, self.degrees, strict=True)
+            )
 
     def parents(self, depth: int, nodes: Tensor) -> Tensor:
         """Return the parent of each node of ``depth`` (from 1), int64 of the same shape."""

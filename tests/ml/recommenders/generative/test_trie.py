@@ -26,6 +26,8 @@ def test_tree_equals_sets_of_prefixes(rows: list[tuple[int, int, int]]) -> None:
         longer = sorted({row[: depth + 1] for row in rows})
         children, codes, exists = trie.children(depth, torch.arange(len(prefixes)))
         assert children.shape[1] == trie.degrees[depth] == exists.sum(dim=1).max()
+        # Where there is no child, the index is still one.
+        assert children.max() < len(longer)
         for node, prefix in enumerate(prefixes):
             found = [longer[child] for child in children[node][exists[node]].tolist()]
             assert found == [other for other in longer if other[:-1] == prefix]
@@ -44,6 +46,7 @@ def test_items_that_cannot_be_produced_have_no_place() -> None:
     trie = build_trie(codes, (2, 2))
     assert trie.items.tolist() == [0, 3]
     assert trie.place.tolist() == [0, -1, -1, 1]
+    assert trie.to(torch.device("cpu")) is trie
 
 
 def test_shared_and_missing_ids_are_refused() -> None:
