@@ -98,7 +98,7 @@ def test_how_a_filter_is_answered() -> None:
         assert (few.count, few.more, few.scans) == (100, 0, True)
         assert (most.params, most.more, most.scans) == (None, 3, False)
         assert of(spec, 0).index is None
-    # The graph of 3,000 items is left for a scan below isqrt(200 * 100 * 3000) = 7,745 allowed ones: always.
+    # The graph of 3,000 items is left for a scan below isqrt(200 * 50 * 3000) = 5,477 allowed ones: always.
     assert type(of(HNSW, 2500).index).__name__ == "IndexFlat"
     with pytest.raises(ArtifactError, match="a filter of 5 items for an index of 3000"):
         searching(FLAT).prepare(np.ones(5, bool))
