@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import decoding
-from benchmarks.decoding import agreement, drawn, large_trie
+from benchmarks.decoding import Record, agreement, drawn, large_trie
+from benchmarks.record import Row
 from ml.artifacts import read_json
 from ml.histories import Histories
 from ml.snapshot import Catalogue
@@ -55,6 +56,17 @@ def test_both_sides_are_measured_and_agree(tmp_path: Path, monkeypatch: pytest.M
     assert any("extrapolated from 6" in row["case"] for row in rows)
     share = next(row for row in rows if row["unit"] == "share")
     assert 0 < share["ours"] < 1
+
+
+def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
+    record = Record("some", 0, tmp_path, {"threads": 3})
+    for case in ("a", "b"):
+        record.add(Row(case, 1.0, None, "", "ms", "lower", {"calls": 2}))
+        rows = read_json(tmp_path / "some.json")["rows"]
+        assert (rows[-1]["case"], rows[-1]["extra"]) == (case, {"threads": 3, "calls": 2})
+    assert len(rows) == 2
+    Record("other", 0, None, {}).add(Row("a", 1.0, None, "", "ms", "lower"))
+    assert [path.name for path in tmp_path.iterdir()] == ["some.json"]
 
 
 def test_lists_may_differ_in_ties_alone() -> None:

@@ -10,6 +10,8 @@ that choosing hypotheses moves numbers of rows.
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -24,8 +26,31 @@ if TYPE_CHECKING:
     from ml.recommenders.generative.backbones.encoder_decoder import WritingLayer
     from ml.recommenders.generative.code_table import CodeTable
 
+#: Numbers that a room holds at most, 16 MB: what is larger is made anew.
+_ROOMY = 2**22
 #: Attention to a history is folded where the width is at most so many widths of a head: beyond, it costs more than it saves.
 _WIDTHS = 4
+
+
+class Room(threading.local):
+    """Memory for what lives for a moment, used again and again: on a CPU, asking for it anew costs as much as filling it."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, Tensor] = {}
+
+    def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """Return memory of this shape and of the type and device of another tensor, until the name is taken again."""
+        size = math.prod(shape)
+        if like.device.type != "cpu" or size > _ROOMY:
+            return like.new_empty(shape)
+        held = self.held.get(name)
+        if held is None or len(held) < size or held.dtype != like.dtype:
+            with torch.inference_mode(False):
+                held = self.held[name] = torch.empty(size, dtype=like.dtype)
+        return held[:size].view(shape)
+
+
+_ROOM = Room()
 
 
 class Looking(Protocol):
@@ -183,7 +208,7 @@ class FoldedSteps:
         For each code so far, where the keys and values of each hypothesis are: int64 [n, hypotheses], or None where
         all hypotheses of a user share them.
     kept
-        For each code so far, keys and values of each layer, float [places, 2 * inner].
+        For each code so far, keys and values of each layer, float [n * hypotheses, 2 * inner].
     """
 
     layers: tuple[Folded, ...]
@@ -203,26 +228,34 @@ class FoldedSteps:
         places = self._places_of(parents)
         back = torch.arange(len(places), -1, -1, device=x.device).clamp(max=self.distances.shape[1] - 1)
         own_bias = self.distances[:, back].T[:, None, None]
-        x, kept = x.flatten(0, 1), []
+        x, made = x.flatten(0, 1), []
         for number, (layer, history) in enumerate(zip(self.layers, self.histories, strict=True)):
+            query = _ROOM.take("query", x, len(x), layer.query.shape[1])
             if rows is None or layer.known is None:
                 normed = scaled(x)
-                query, new = normed @ layer.query, normed @ layer.keys_values
+                new = normed @ layer.keys_values
+                torch.mm(normed, layer.query, out=query)
             else:
-                query, new = (known.index_select(0, rows.flatten()) for known in layer.known)
-            past = [_taken(step[number], place, n) for step, place in zip(self.kept, places, strict=True)]
+                known_queries, known = layer.known
+                new = known.index_select(0, rows.flatten())
+                torch.index_select(known_queries, 0, rows.flatten(), out=query)
+            past = [
+                _taken(f"past {step}", kept[number], place, n)
+                for step, (kept, place) in enumerate(zip(self.kept, places, strict=True))
+            ]
             past.append(new.view(n, hypotheses, -1))
             mixed = _attend(query.view(n, hypotheses, -1), past, own_bias)
             x = torch.addmm(x, mixed.flatten(0, 1), layer.out)
             states = x.view(n, hypotheses, -1)
             x = history(states, scaled(states), self.bias).flatten(0, 1)
             widen, narrow = layer.feeds[len(places) if len(layer.feeds) > 1 else 0]
-            x = torch.addmm(x, (scaled(x) @ widen).relu_(), narrow)
-            kept.append(new)
+            wide = torch.mm(scaled(x), widen, out=_ROOM.take("wide", x, len(x), widen.shape[1]))
+            x = torch.addmm(x, wide.relu_(), narrow)
+            made.append(new)
         own = None
         if hypotheses > 1:
             own = torch.arange(n * hypotheses, device=x.device).view(n, hypotheses)
-        grown = replace(self, places=(*places, own), kept=(*self.kept, tuple(kept)))
+        grown = replace(self, places=(*places, own), kept=(*self.kept, tuple(made)))
         return self.norm(x).view(n, hypotheses, -1), grown
 
     def _places_of(self, parents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -236,11 +269,12 @@ def scaled(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True).add_(torch.finfo(x.dtype).eps))
 
 
-def _taken(kept: Tensor, place: Tensor | None, n: int) -> Tensor:
-    """Return keys and values of one code, float [n, hypotheses or 1, 2 * inner]."""
+def _taken(name: str, kept: Tensor, place: Tensor | None, n: int) -> Tensor:
+    """Return keys and values of one code, float [n, hypotheses or 1, 2 * inner], in the room of that name."""
     if place is None:
         return kept.view(n, 1, -1)
-    return kept.index_select(0, place.flatten()).view(*place.shape, -1)
+    room = _ROOM.take(name, kept, place.numel(), kept.shape[1])
+    return torch.index_select(kept, 0, place.flatten(), out=room).view(*place.shape, -1)
 
 
 def _attend(query: Tensor, past: list[Tensor], bias: Tensor) -> Tensor:
@@ -262,9 +296,10 @@ def _attend(query: Tensor, past: list[Tensor], bias: Tensor) -> Tensor:
     heads = (bias.shape[-1], -1)
     query = query.unflatten(-1, heads)
     keys, values = zip(*(each.unflatten(-1, (2, *heads)).unbind(dim=2) for each in past), strict=True)
-    seen = torch.stack([(query * key).sum(dim=-1) for key in keys]) + bias
+    room = _ROOM.take("mixed", query, *query.shape)
+    seen = torch.stack([torch.mul(query, key, out=room).sum(dim=-1) for key in keys]) + bias
     weights = seen.softmax(dim=0)[..., None]
-    mixed = weights[0] * values[0]
+    mixed = torch.mul(weights[0], values[0], out=room)
     for weight, value in zip(weights[1:], values[1:], strict=True):
-        mixed = torch.addcmul(mixed, weight, value)
+        mixed.addcmul_(weight, value)
     return mixed.flatten(2)
