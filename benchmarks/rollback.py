@@ -132,7 +132,7 @@ def measure(home: Path, times: int) -> Row:
         client.start()
         client.first_by(now, 0.0, _WAIT_S)
         for _ in range(times):
-            # By default it goes to the champion before; a publication that is named needs no registry first.
+            # By default it goes to the champion before; a publication that is named needs no registry.
             seconds["back"].append(_roll(home, client, before))
             seconds["forward"].append(_roll(home, client, now, to=newest[now]))
         client.stop.set()

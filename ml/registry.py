@@ -57,8 +57,8 @@ class Registry:
         import mlflow
 
         folder.mkdir(parents=True, exist_ok=True)
-        self.uri = uri or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
-        _check_database(self.uri)
+        self.uri = uri or _below(folder)
+        check_reachable(folder, uri)
         self.client: MlflowClient = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is None:
@@ -149,8 +149,17 @@ class Registry:
         return list(self.client.search_model_versions(f"name = '{MODEL}'"))
 
 
-def _check_database(uri: str) -> None:
-    """Try a database once: MLflow itself would try again for minutes."""
+def check_reachable(folder: Path, uri: str | None = None) -> None:
+    """Try the database of a registry once, without MLflow, which would try for minutes; see `Registry`.
+
+    A server is not tried.
+
+    Raises
+    ------
+    ArtifactError
+        If it cannot be used; the line holds no password.
+    """
+    uri = uri or _below(folder)
     if "://" not in uri or uri.startswith("http"):
         return
     import sqlalchemy
@@ -166,6 +175,10 @@ def _check_database(uri: str) -> None:
     finally:
         if engine is not None:
             engine.dispose()
+
+
+def _below(folder: Path) -> str:
+    return f"sqlite:///{folder.resolve() / 'mlflow.db'}"
 
 
 def _check_same(found: Version, tags: Mapping[str, str]) -> None:

@@ -27,20 +27,24 @@ _console = Console(file=sys.stdout, soft_wrap=True)
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
     """End with code 1 and one line on standard error for a mistake that a person can mend."""
-    from orchestration.demo import ChainError
-    from orchestration.failures import USER_ERRORS
-
     try:
         yield
-    except (ChainError, *USER_ERRORS) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-    except OSError as error:
-        typer.echo(f"error: {error.filename or home_from_environment()}: {error.strerror or error}", err=True)
-        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; run the same command again to go on", err=True)
         raise typer.Exit(130) from None
+    except Exception as error:
+        # Imported only now: they bring Dagster, and a rollback must not wait for that.
+        from orchestration.demo import ChainError
+        from orchestration.failures import USER_ERRORS
+
+        if isinstance(error, (ChainError, *USER_ERRORS)):
+            told = str(error)
+        elif isinstance(error, OSError):
+            told = f"{error.filename or home_from_environment()}: {error.strerror or error}"
+        else:
+            raise
+        typer.echo(f"error: {told}", err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command()

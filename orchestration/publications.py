@@ -127,7 +127,11 @@ def make_live(settings: Settings, champion: dict[str, Any]) -> Publication:
         _write(settings, made)
         _write_live(settings, made, champion)
         _prune(settings, made)
-    _tell_registry(settings, made)
+    try:
+        _promote(settings, made, bound=True)
+    except Exception as error:
+        # A registry out of reach does not stop a night.
+        _log.warning("publication %d is live, the registry was not told: %s", made.number, _first_line(error))
     return made
 
 
@@ -163,33 +167,37 @@ def roll_back(settings: Settings, to: int | None = None) -> tuple[Publication, s
 
     Returns
     -------
-    The publication, and what went wrong with the registry where ``to`` was given, else None.
+    The publication, and why the registry could not be told, else None.
 
     Raises
     ------
     ArtifactError
-        If there is no such publication, if a part of it is gone or has changed, or if the registry cannot be reached
-        and ``to`` was not given. Nothing has changed then.
+        If there is no such publication, if a part of it is gone or has changed, or if the registry's database cannot
+        be reached and ``to`` was not given. Nothing has changed then.
     """
     with _alone(settings):
         target = _choose(settings, to)
         check_bound(target.bound, _folders(settings, target.parts), LINEAGE)
-        if to is None:
-            try:
-                _promote(settings, target)
-            except Exception as error:
-                raise ArtifactError(
-                    f"the registry cannot be reached, nothing was changed ({_first_line(error)}): "
-                    f"go on without it by --to {target.number}"
-                ) from None
+        if to is None and target.registry_version is not None:
+            _check_registry(settings, target)
         _repoint(settings, target)
-        trouble = None
-        if to is not None:
-            try:
-                _promote(settings, target)
-            except Exception as error:
-                trouble = f"the registry was not told, its alias stays as it was: {_first_line(error)}"
-        return target, trouble
+    # The service follows already: MLflow takes seconds to be imported.
+    try:
+        _promote(settings, target)
+    except Exception as error:
+        return target, f"the registry was not told, its alias stays as it was: {_first_line(error)}"
+    return target, None
+
+
+def _check_registry(settings: Settings, target: Publication) -> None:
+    from ml.registry import check_reachable
+
+    try:
+        check_reachable(settings.mlflow, settings.registry_uri)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"nothing was changed, {error}: go on without the registry by --to {target.number}"
+        ) from None
 
 
 def _choose(settings: Settings, to: int | None) -> Publication:
@@ -246,31 +254,19 @@ def _write_live(settings: Settings, publication: Publication, champion: dict[str
         write_json(path, content)
 
 
-def _promote(settings: Settings, publication: Publication) -> None:
+def _promote(settings: Settings, publication: Publication, bound: bool = False) -> None:
+    """Point the registry's alias at what is live, unless that is something else by now; ``bound`` completes its tags."""
     if publication.registry_version is None:
         return
     from ml.registry import Registry
 
-    Registry(settings.mlflow, settings.registry_uri).promote(publication.registry_version)
-
-
-def _tell_registry(settings: Settings, publication: Publication) -> None:
-    """Complete the version's tags by what it is served with; a registry out of reach does not stop a night."""
-    if publication.registry_version is None:
-        return
-    try:
-        from ml.registry import Registry
-
-        registry = Registry(settings.mlflow, settings.registry_uri)
+    registry = Registry(settings.mlflow, settings.registry_uri)
+    if bound:
         registry.bind(publication.registry_version, publication.bound)
-        now = live(settings)
-        # A rollback may have come in between, and has the last word.
-        if now is not None and now.number == publication.number:
-            registry.promote(publication.registry_version)
-    except Exception as error:
-        _log.warning(
-            "publication %d is live, the registry was not told: %s", publication.number, _first_line(error)
-        )
+    now = live(settings)
+    # Whoever came in between has the last word.
+    if now is not None and now.number == publication.number:
+        registry.promote(publication.registry_version)
 
 
 def _prune(settings: Settings, now: Publication) -> None:

@@ -258,8 +258,8 @@ def test_registry_out_of_reach(settings: Settings, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cli, "get_settings", lambda: settings)
     refused = CliRunner().invoke(cli.app, ["rollback"])
     assert refused.exit_code == 1
-    assert refused.stderr.startswith("error: the registry cannot be reached, nothing was changed")
-    assert refused.stderr.rstrip().endswith("go on without it by --to 1")
+    assert refused.stderr.startswith("error: nothing was changed, the registry sqlite:////")
+    assert refused.stderr.rstrip().endswith("go on without the registry by --to 1")
     assert refused.stderr.count("\n") == 1
     assert told(settings)["recipe"] == "b"
     done = CliRunner().invoke(cli.app, ["rollback", "--to", "1"])
