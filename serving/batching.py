@@ -114,8 +114,9 @@ class Batched:
                 self._answer([ask])
             return
         ends = np.cumsum([len(ask.histories) for ask in batch])[:-1]
-        for ask, *answer in zip(batch, np.split(items, ends), np.split(scores, ends), strict=True):
-            ask.answer = answer[0], answer[1]
+        parts = zip(np.split(items, ends), np.split(scores, ends), strict=True)
+        for ask, answer in zip(batch, parts, strict=True):
+            ask.answer = answer
 
 
 def in_batches(champion: Champion | None, most: int) -> Champion | None:

@@ -97,7 +97,7 @@ def test_no_request_fails_or_is_mixed_while_publications_change(tmp_path: Path) 
     try:
         for number in range(2, 12):
             publish(tmp_path, number)
-            eventually(lambda number=number: recipe(holder) == str(number))
+            eventually(lambda number=number: recipe(holder) == str(number))  # type: ignore[misc]
     finally:
         done.set()
         for thread in threads:
