@@ -134,10 +134,10 @@ def in_turns(
         side(asked[0])
     for number in range(rounds):
         for place, query in enumerate(asked):
-            for side in (0, 1) if (number + place) % 2 else (1, 0):
+            for turn in (0, 1) if (number + place) % 2 else (1, 0):
                 began = time.perf_counter()
-                sides[side](query)
-                spent[side, number, place] = time.perf_counter() - began
+                sides[turn](query)
+                spent[turn, number, place] = time.perf_counter() - began
     return spent[0], spent[1]
 
 
@@ -159,7 +159,7 @@ def filtered(
     mask = masked(len(bench.vectors), count, rng)
     ready = search.prepare(mask)
     share = 1.0 if ready.scans and not border else float(mask.mean())
-    params = search.filtered_by(faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little")), share)
+    params = search.filtered_by(by_bits(mask), share)
     yield from timed(
         bench,
         spec,
@@ -180,7 +180,7 @@ def new_filters(
     mask = masked(len(bench.vectors), len(bench.vectors) // 2, rng)
 
     def theirs(query: NDArray[np.float32]) -> Any:
-        selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+        selector = by_bits(mask)
         return raw.search(query, K, params=search.filtered_by(selector, 0.5))
 
     asked = [query[None] for query in bench.queries]
@@ -190,6 +190,12 @@ def new_filters(
     yield Row(
         bench.case(spec, what), mine, other, "raw FAISS: packbits, IDSelectorBitmap", "queries/s", "higher"
     )
+
+
+def by_bits(mask: NDArray[np.bool_]) -> Any:
+    """Return what FAISS takes as a filter; its stubs do not know that it takes an array."""
+    made: Any = faiss.IDSelectorBitmap
+    return made(np.packbits(mask, bitorder="little"))
 
 
 def masked(n: int, count: int, rng: np.random.Generator) -> NDArray[np.bool_]:
