@@ -94,6 +94,8 @@ class Settings(BaseSettings):
         Numbers behind the gates of promotion: see `ml.evaluation.gates.Policy`.
     owner
         Who answers for the assets: an e-mail address, or ``team:NAME``. Alerts name it.
+    dagster_postgres
+        URL of the database of Dagster's storage; by default SQLite files below the home.
     mlflow_uri
         Database or server of the registry; by default a SQLite file below the home.
     alert_webhook
@@ -156,6 +158,7 @@ class Settings(BaseSettings):
     gate_churn: float = Field(default=0.9, ge=0, le=1)
     owner: str | None = Field(default=None, pattern=r"^(team:[\w-]+|[^@\s]+@[^@\s]+\.[^@\s]+)$")
     alert_webhook: SecretStr | None = None
+    dagster_postgres: SecretStr | None = None
     mlflow_uri: SecretStr | None = None
     ui_url: str = "http://127.0.0.1:3000"
     keep_publications: int = Field(default=10, ge=2)

@@ -24,7 +24,7 @@ from test_nights import SETTINGS, published
 from ml.artifacts import ArtifactError
 from ml.registry import Registry
 from orchestration.home import POSTGRES_SWITCH, prepare
-from orchestration.settings import Settings
+from orchestration.settings import get_settings
 from orchestration.simulate import simulate
 
 PASSWORD = "p@ss/word-of-tessera"
@@ -121,16 +121,19 @@ def files_with(home: Path, secret: str) -> list[str]:
 
 def test_configuration_names_the_variable_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(POSTGRES_SWITCH, f"postgresql://tessera:{PASSWORD}@db/dagster")
+    monkeypatch.setenv("TESSERA_HOME", str(tmp_path))
     monkeypatch.setenv("TESSERA_MLFLOW_URI", f"postgresql://tessera:{PASSWORD}@db/mlflow")
     prepare(tmp_path, {"source": "simulator"})
     written = yaml.safe_load((tmp_path / "dagster" / "dagster.yaml").read_text())
     assert written["storage"] == {"postgres": {"postgres_url": {"env": POSTGRES_SWITCH}}}
     assert not files_with(tmp_path, PASSWORD)
-    settings = Settings(home=tmp_path)
+    get_settings.cache_clear()
+    settings = get_settings()
     assert PASSWORD not in repr(settings)
     assert settings.registry_uri == f"postgresql://tessera:{PASSWORD}@db/mlflow"
     monkeypatch.delenv(POSTGRES_SWITCH)
     prepare(tmp_path, {"source": "simulator"})
+    get_settings.cache_clear()
     assert "storage" not in yaml.safe_load((tmp_path / "dagster" / "dagster.yaml").read_text())
 
 
