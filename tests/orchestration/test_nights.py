@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import watchers
 from night import Night, nights, until
-from test_kill import TINY, contents, fill, land, small_disk
+from test_kill import TINY, contents, fill, land, small_disk, strike_by_time
 
 from ml.artifacts import read_json
 from orchestration.partitions import range_tags
@@ -125,13 +125,10 @@ def test_twenty_kills_at_random_moments(town: Town, tmp_path: Path) -> None:
         night = town.night(home)
         if struck.total() % 4 == 3:
             # Publishing is soon over: chance alone would seldom meet it.
-            stage = chance.choice(("semantic_ids", "index", "publish"))
-            until(lambda stage=stage: night.stage() == stage, night.is_over)  # type: ignore[misc]
-            wait = chance.uniform(0, 0.5)
+            strike_by_time(night, chance.choice(("semantic_ids", "index", "publish")), chance.uniform(0, 0.5))
         else:
-            wait = chance.uniform(0.05, 1.0) * town.seconds
-        end = time.monotonic() + wait
-        until(lambda end=end: time.monotonic() > end, night.is_over)  # type: ignore[misc]
+            end = time.monotonic() + chance.uniform(0.05, 1.0) * town.seconds
+            until(lambda end=end: time.monotonic() > end, night.is_over)  # type: ignore[misc]
         night.kill()
         if night.wait() == -signal.SIGKILL:
             struck[night.stage()] += 1
