@@ -18,8 +18,10 @@ def defs() -> dg.Definitions:
     if owner is None:
         return loaded
     # A module that imports another one's asset brings it along: each asset once, or its copies would clash.
-    assets = {id(asset): asset for asset in loaded.assets or ()}.values()
+    every = {id(asset): asset for asset in loaded.assets or ()}.values()
+    assets = [asset for asset in every if isinstance(asset, dg.AssetsDefinition | dg.AssetSpec)]
     owned = dg.map_asset_specs(
-        lambda spec: spec if spec.owners else spec.replace_attributes(owners=[owner]), list(assets)
+        lambda spec: spec if spec.owners else spec.replace_attributes(owners=[owner]), assets
     )
-    return replace(loaded, assets=owned)
+    rest = [asset for asset in every if not isinstance(asset, dg.AssetsDefinition | dg.AssetSpec)]
+    return replace(loaded, assets=[*owned, *rest])
