@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, pad
 
+from ml.recommenders.generative.room import ROOM
+
 
 class CodeTable(nn.Module):
     """Embeddings of the codes of all levels, of a start, and of the place that a code has in an ID.
@@ -77,12 +79,17 @@ class CodeTable(nn.Module):
 
     def log_probabilities(self, states: Tensor, level: int, temperature: float = 1.0) -> Tensor:
         """Return those of a level's codes among the start and the codes of all levels, as T5 does; see `logits`."""
-        weight = torch.cat([self.start[None], self.table[:-1]])
-        whole = linear(states, weight, pad(self.bias, (1, 0))).float()
-        if temperature != 1:
-            whole = whole / temperature
+        weight, bias = torch.cat([self.start[None], self.table[:-1]]), pad(self.bias, (1, 0))
         begin = 1 + int(self.offsets[level])
-        return whole.log_softmax(dim=-1)[..., begin : begin + self.code_sizes[level]]
+        of_level = slice(begin, begin + self.code_sizes[level])
+        if torch.is_grad_enabled() or torch.is_autocast_enabled(states.device.type) or temperature != 1:
+            whole = linear(states, weight, bias).float() / temperature
+            return whole.log_softmax(dim=-1)[..., of_level]
+        flat = states.flatten(0, -2)
+        logits, told = (ROOM.take(name, states, len(flat), len(bias)) for name in ("logits", "told"))
+        torch.addmm(bias, flat, weight.T, out=logits)
+        torch.log_softmax(logits, -1, out=told)
+        return told[:, of_level].clone().unflatten(0, states.shape[:-1])
 
     def item_sums(self) -> Tensor:
         """Return the sum of each item's code embeddings, float [n_items, d]."""

@@ -10,8 +10,6 @@ that choosing hypotheses moves numbers of rows.
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -21,36 +19,14 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from ml.recommenders.generative.layers import Attention, FeedForward, RoutedFeedForward
+from ml.recommenders.generative.room import ROOM
 
 if TYPE_CHECKING:
     from ml.recommenders.generative.backbones.encoder_decoder import WritingLayer
     from ml.recommenders.generative.code_table import CodeTable
 
-#: Numbers that a room holds at most, 16 MB: what is larger is made anew.
-_ROOMY = 2**22
 #: Attention to a history is folded where the width is at most so many widths of a head: beyond, it costs more than it saves.
 _WIDTHS = 4
-
-
-class Room(threading.local):
-    """Memory for what lives for a moment, used again and again: on a CPU, asking for it anew costs as much as filling it."""
-
-    def __init__(self) -> None:
-        self.held: dict[str, Tensor] = {}
-
-    def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
-        """Return memory of this shape and of the type and device of another tensor, until the name is taken again."""
-        size = math.prod(shape)
-        if like.device.type != "cpu" or size > _ROOMY:
-            return like.new_empty(shape)
-        held = self.held.get(name)
-        if held is None or len(held) < size or held.dtype != like.dtype:
-            with torch.inference_mode(False):
-                held = self.held[name] = torch.empty(size, dtype=like.dtype)
-        return held[:size].view(shape)
-
-
-_ROOM = Room()
 
 
 class Looking(Protocol):
@@ -230,7 +206,7 @@ class FoldedSteps:
         own_bias = self.distances[:, back].T[:, None, None]
         x, made = x.flatten(0, 1), []
         for number, (layer, history) in enumerate(zip(self.layers, self.histories, strict=True)):
-            query = _ROOM.take("query", x, len(x), layer.query.shape[1])
+            query = ROOM.take("query", x, len(x), layer.query.shape[1])
             if rows is None or layer.known is None:
                 normed = scaled(x)
                 new = normed @ layer.keys_values
@@ -249,7 +225,7 @@ class FoldedSteps:
             states = x.view(n, hypotheses, -1)
             x = history(states, scaled(states), self.bias).flatten(0, 1)
             widen, narrow = layer.feeds[len(places) if len(layer.feeds) > 1 else 0]
-            wide = torch.mm(scaled(x), widen, out=_ROOM.take("wide", x, len(x), widen.shape[1]))
+            wide = torch.mm(scaled(x), widen, out=ROOM.take("wide", x, len(x), widen.shape[1]))
             x = torch.addmm(x, wide.relu_(), narrow)
             made.append(new)
         own = None
@@ -273,7 +249,7 @@ def _taken(name: str, kept: Tensor, place: Tensor | None, n: int) -> Tensor:
     """Return keys and values of one code, float [n, hypotheses or 1, 2 * inner], in the room of that name."""
     if place is None:
         return kept.view(n, 1, -1)
-    room = _ROOM.take(name, kept, place.numel(), kept.shape[1])
+    room = ROOM.take(name, kept, place.numel(), kept.shape[1])
     return torch.index_select(kept, 0, place.flatten(), out=room).view(*place.shape, -1)
 
 
@@ -296,7 +272,7 @@ def _attend(query: Tensor, past: list[Tensor], bias: Tensor) -> Tensor:
     heads = (bias.shape[-1], -1)
     query = query.unflatten(-1, heads)
     keys, values = zip(*(each.unflatten(-1, (2, *heads)).unbind(dim=2) for each in past), strict=True)
-    room = _ROOM.take("mixed", query, *query.shape)
+    room = ROOM.take("mixed", query, *query.shape)
     seen = torch.stack([torch.mul(query, key, out=room).sum(dim=-1) for key in keys]) + bias
     weights = seen.softmax(dim=0)[..., None]
     mixed = torch.mul(weights[0], values[0], out=room)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch
 
 from ml.recommenders.generative.backbones.encoder_decoder import EncoderDecoder
-from ml.recommenders.generative.backbones.inference import Absorbed, Projected, Room
+from ml.recommenders.generative.backbones.inference import Absorbed, Projected
 from ml.recommenders.generative.model import GenerativeParams
 from ml.recommenders.generative.network import Network
 from ml.snapshot import Catalogue
@@ -131,20 +130,3 @@ def test_folded_weights_follow_the_weights(change: Callable[[Network], None]) ->
         expected = backbone.write(memory, memory.lengths[:, None], x[:, :, None])[:, :, 0]
     assert (after - before).abs().max() > 1e-2
     torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_a_room_is_used_again_and_grows_and_large_ones_are_not_kept() -> None:
-    room, like = Room(), torch.zeros(2)
-    first = room.take("a", like, 2, 3)
-    assert (first.shape, first.dtype) == ((2, 3), torch.float32)
-    assert room.take("a", like, 5).data_ptr() == first.data_ptr()
-    assert room.take("b", like, 5).data_ptr() != first.data_ptr()
-    assert room.take("a", like, 4, 4).shape == (4, 4)
-    assert room.take("a", like.double(), 2).dtype == torch.float64
-    assert room.take("c", like, 2**22 + 1).shape == (2**22 + 1,)
-    assert set(room.held) == {"a", "b"}
-    others: list[int] = []
-    thread = Thread(target=lambda: others.append(room.take("b", like, 5).data_ptr()))
-    thread.start()
-    thread.join()
-    assert others != [room.take("b", like, 5).data_ptr()]
