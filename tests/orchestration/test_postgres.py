@@ -108,7 +108,7 @@ def _create_databases(server: Postgres) -> None:
     connection = psycopg2.connect(server.url("postgres"))
     connection.autocommit = True
     with connection.cursor() as cursor:
-        for name in ("dagster", "mlflow"):
+        for name in ("dagster", "mlflow", "dagster_alone", "mlflow_alone"):
             cursor.execute(f"CREATE DATABASE {name}")
     connection.close()
 
@@ -149,6 +149,38 @@ def test_registry_out_of_reach_is_one_line_without_its_password(tmp_path: Path) 
     (tmp_path / "mlflow.db").write_bytes(b"not a database" * 1000)
     with pytest.raises(ArtifactError, match=r"mlflow.db cannot be used: file is not a database"):
         Registry(tmp_path)
+
+
+def test_runs_and_champion_are_kept_in_postgres(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dagster as dg
+
+    from orchestration.runs import release_dead_runs
+
+    monkeypatch.setenv(POSTGRES_SWITCH, postgres.url("dagster_alone"))
+    prepare(tmp_path, {"source": "simulator"})
+    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
+        dead = instance.run_storage.add_run(
+            dg.DagsterRun(
+                "nightly", run_id="1" * 8 + "-1111" * 3 + "-" + "1" * 12, status=dg.DagsterRunStatus.STARTED
+            )
+        )
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("warehouse", 1)
+        assert storage.claim_concurrency_slot("warehouse", dead.run_id, "step").is_claimed
+    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
+        release_dead_runs(instance)
+        found = instance.get_run_by_id(dead.run_id)
+        assert found is not None
+        assert found.status == dg.DagsterRunStatus.FAILURE
+        assert instance.event_log_storage.claim_concurrency_slot("warehouse", "next", "step").is_claimed
+    registry = Registry(tmp_path / "mlflow", postgres.url("mlflow_alone"))
+    version = registry.register(tmp_path / "model", {"seed": 0}, {"ndcg@10": 0.1}, {"recipe": "transitions"})
+    registry.promote(version.number)
+    assert Registry(tmp_path / "mlflow", postgres.url("mlflow_alone")).champion() == version
+    assert not list(tmp_path.rglob("*.db"))
+    assert not files_with(tmp_path, PASSWORD)
 
 
 @pytest.mark.slow
