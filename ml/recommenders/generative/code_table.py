@@ -73,14 +73,15 @@ class CodeTable(nn.Module):
 
     def logits(self, states: Tensor, level: int, codes: Tensor | None = None) -> Tensor:
         """Score all codes of a level, or those of int64 [codes], states [..., d] to [..., size of the level or codes]."""
-        begin = int(self.offsets[level])
+        # Not read from `offsets`, which would make a GPU be waited for.
+        begin = sum(self.code_sizes[:level])
         rows = slice(begin, begin + self.code_sizes[level]) if codes is None else codes + begin
         return linear(states, self.table[rows], self.bias[rows])
 
     def log_probabilities(self, states: Tensor, level: int, temperature: float = 1.0) -> Tensor:
         """Return those of a level's codes among the start and the codes of all levels, as T5 does; see `logits`."""
         weight, bias = torch.cat([self.start[None], self.table[:-1]]), pad(self.bias, (1, 0))
-        begin = 1 + int(self.offsets[level])
+        begin = 1 + sum(self.code_sizes[:level])
         of_level = slice(begin, begin + self.code_sizes[level])
         if torch.is_grad_enabled() or torch.is_autocast_enabled(states.device.type) or temperature != 1:
             whole = linear(states, weight, bias).float() / temperature
