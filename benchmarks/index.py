@@ -1,4 +1,4 @@
-"""The item index beside raw FAISS: ``python -m benchmarks.index`` (``make bench-index``) writes ``results/index.json``.
+"""The item index beside raw FAISS: ``python -m benchmarks.index`` (``make bench-index``) writes ``results/index-SIZE.json``.
 
 Vectors lie near a random subspace of 16 dimensions in 64, so that neighbours are hard to find and the effort that
 recall@100 of .99 takes is known to mean something. For each type of index both sides build with one thread, by the same
@@ -53,14 +53,14 @@ def main(
     seed: int = 0,
     results: Annotated[Path, typer.Option(help="Where the record goes.")] = RESULTS,
 ) -> None:
-    """Run every case and write the record."""
+    """Run every case of every size, and write a record of each size."""
     faiss.omp_set_num_threads(1)
-    rows = []
     for n in sizes or [100_000, 1_000_000]:
         rng = np.random.default_rng(seed)
         made = points(n + queries, rng)
         bounds = exact_search(made[:n], made[n:], K)[:, -1]
         bench = Bench(made[:n], made[n:], bounds, rounds)
+        rows: list[Row] = []
         for settings in [[FLAT], *families(n, D)]:
             if settings[0].factory != "HNSW16":
                 for row in of_one_type(bench, settings, rng):
@@ -69,7 +69,7 @@ def main(
                     )
                     sys.stdout.flush()
                     rows.append(row)
-    sys.stdout.write(f"{write('index', rows, seed, results)}\n")
+        sys.stdout.write(f"{write(f'index-{n}', rows, seed, results)}\n")
 
 
 def points(n: int, rng: np.random.Generator) -> NDArray[np.float32]:

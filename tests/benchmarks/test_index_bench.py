@@ -13,8 +13,8 @@ from ml.artifacts import read_json
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_both_sides_find_the_same(tmp_path: Path) -> None:
     bench.main(sizes=[2000], queries=20, rounds=1, seed=3, results=tmp_path)
-    record = read_json(tmp_path / "index.json")
-    assert (record["benchmark"], record["seed"]) == ("index", 3)
+    record = read_json(tmp_path / "index-2000.json")
+    assert (record["benchmark"], record["seed"]) == ("index-2000", 3)
     rows = {row["case"]: row for row in record["rows"]}
     recalls = {case: row for case, row in rows.items() if case.endswith("recall@100")}
     assert {case.split(", ")[1].split(":")[0].split(" ")[0] for case in recalls} == {
