@@ -375,7 +375,7 @@ def main(
             )
         _console.print(f"  {time.monotonic() - begin:.0f} s")
         rows += found
-        write("serving", rows, SEED, results)
+        write("-".join(["serving", *(only or ())]), rows, SEED, results)
         if results == RESULTS:
             serving_page.main()
     if failed:

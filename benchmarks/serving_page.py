@@ -1,4 +1,7 @@
-"""The figures of ``results/serving.json`` in ``docs/serving.md``: ``python -m benchmarks.serving_page``."""
+"""The figures of ``results/serving.json`` in ``docs/serving.md``: ``python -m benchmarks.serving_page``.
+
+A later record of some cases alone, ``results/serving-CASE.json``, takes the place of their rows.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,14 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def newest(results: Path) -> dict[str, Any]:
+    """Return the record of all cases, with the rows of later records of some in place of its own."""
+    record: dict[str, Any] = read_json(results / "serving.json")
+    parts = sorted((read_json(path) for path in results.glob("serving-*.json")), key=lambda part: part["date"])
+    again = {row["case"]: row for part in parts if part["date"] > record["date"] for row in part["rows"]}
+    return record | {"rows": [again.get(row["case"], row) for row in record["rows"]]}
+
+
 def with_table(page: str, record: dict[str, Any]) -> str:
     """Return a page with the figures between its marks replaced."""
     before, rest = page.split(BEGIN)
@@ -37,7 +48,7 @@ def with_table(page: str, record: dict[str, Any]) -> str:
 
 def main(results: Path = RESULTS, page: Path = PAGE) -> None:
     """Write the figures into the page."""
-    write_text(page, with_table(page.read_text(encoding="utf-8"), read_json(results / "serving.json")))
+    write_text(page, with_table(page.read_text(encoding="utf-8"), newest(results)))
 
 
 def _number(value: float) -> str:

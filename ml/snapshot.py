@@ -31,6 +31,7 @@ from ml.artifacts import (
 )
 from ml.evaluation.splits import cutoffs
 from ml.histories import NO_ITEM, Histories, read_histories
+from ml.tensors import read_tensors
 
 KIND = "snapshot"
 _FORMAT = 2
@@ -195,8 +196,8 @@ def load_snapshot(folder: Path) -> Snapshot:
     try:
         items = pq.read_table(folder / "items.parquet")
         user_ids = pq.read_table(folder / "users.parquet")["user_id"].to_pylist()
-        events = load_file(folder / "histories.safetensors")
-        arrays = load_file(folder / "catalogue.safetensors")
+        events = read_tensors(folder / "histories.safetensors")
+        arrays = read_tensors(folder / "catalogue.safetensors")
     except (OSError, KeyError, SafetensorError, pa.ArrowInvalid) as error:
         raise ArtifactError(f"{folder} is damaged: {str(error).splitlines()[0]}") from None
     return Snapshot(

@@ -22,12 +22,13 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from torch.nn.functional import pad
 
 from ml.artifacts import ArtifactError, read_json, write_json
 from ml.evaluation.splits import Split
 from ml.histories import NO_ITEM, Histories
+from ml.tensors import read_tensors
 
 if TYPE_CHECKING:
     from ml.snapshot import Catalogue
@@ -133,7 +134,7 @@ def read_weights(folder: Path) -> dict[str, NDArray[Any]]:
         If the file is missing or damaged.
     """
     try:
-        return load_file(folder / WEIGHTS)
+        return read_tensors(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{folder / WEIGHTS} cannot be read: {error}") from None
 

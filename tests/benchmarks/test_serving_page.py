@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from benchmarks.record import RESULTS
-from benchmarks.serving_page import BEGIN, END, PAGE, table, with_table
-from ml.artifacts import read_json
+from benchmarks.serving_page import BEGIN, END, PAGE, newest, table, with_table
+from ml.artifacts import write_json
 
-RECORD = {
+RECORD: dict[str, Any] = {
     "date": "2026-01-02T03:04:05+00:00",
     "machine": {"cores": 2, "processor": "Some CPU"},
     "rows": [
@@ -37,8 +40,19 @@ def test_only_what_is_between_the_marks_is_replaced() -> None:
     assert with_table(page, RECORD) == page
 
 
+def test_later_records_of_some_cases_take_the_place_of_their_rows(tmp_path: Path) -> None:
+    def part(date: str, case: str, ours: float) -> dict[str, Any]:
+        return RECORD | {"date": date, "rows": [RECORD["rows"][0] | {"case": case, "ours": ours}]}
+
+    write_json(tmp_path / "serving.json", RECORD)
+    write_json(tmp_path / "serving-a.json", part("2026-01-03T00:00:00+00:00", "p99", 2.0))
+    write_json(tmp_path / "serving-b.json", part("2026-01-04T00:00:00+00:00", "p99", 1.0))
+    write_json(tmp_path / "serving-c.json", part("2025-01-01T00:00:00+00:00", "rate", 3.0))
+    assert [row["ours"] for row in newest(tmp_path)["rows"]] == [1.0, 0, 1234.5]
+
+
 def test_the_page_tells_the_committed_figures() -> None:
     if not (RESULTS / "serving.json").is_file():
         pytest.skip("nothing was measured yet")
     page = PAGE.read_text(encoding="utf-8")
-    assert with_table(page, read_json(RESULTS / "serving.json")) == page
+    assert with_table(page, newest(RESULTS)) == page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import threading
 import weakref
 from dataclasses import replace
@@ -229,3 +230,17 @@ def test_what_was_missing_is_tried_again(tmp_path: Path, monkeypatch: pytest.Mon
     now.seconds = 1000.0
     holder.refresh()
     assert tried == 3
+
+
+def test_a_load_rests_again_and_again_and_leaves_no_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    rests: list[float] = []
+    clock = iter(range(100_000))
+    monkeypatch.setattr(holders, "perf_counter", lambda: next(clock) * 0.001)
+    monkeypatch.setattr(holders, "sleep", rests.append)
+    before = sys.getprofile()
+    with holders._paced():
+        for _ in range(50):
+            len("x")
+    assert set(rests) == {holders._REST_S}
+    assert len(rests) > 10
+    assert sys.getprofile() is before
