@@ -34,7 +34,9 @@ def table(record: dict[str, Any]) -> str:
 def newest(results: Path) -> dict[str, Any]:
     """Return the record of all cases, with the rows of later records of some in place of its own."""
     record: dict[str, Any] = read_json(results / "serving.json")
-    parts = sorted((read_json(path) for path in results.glob("serving-*.json")), key=lambda part: part["date"])
+    parts = sorted(
+        (read_json(path) for path in results.glob("serving-*.json")), key=lambda part: part["date"]
+    )
     again = {row["case"]: row for part in parts if part["date"] > record["date"] for row in part["rows"]}
     return record | {"rows": [again.get(row["case"], row) for row in record["rows"]]}
 
