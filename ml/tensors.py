@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
 from safetensors import safe_open
 
 
-def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Read a file, one array at a time.
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Return the arrays of a file by name, read one at a time.
 
     `safetensors.numpy.load_file` holds the interpreter until it has copied them all, which threads that answer
     requests would wait for.
