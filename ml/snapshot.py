@@ -197,7 +197,7 @@ def load_snapshot(folder: Path) -> Snapshot:
         items = pq.read_table(folder / "items.parquet")
         user_ids = pq.read_table(folder / "users.parquet")["user_id"].to_pylist()
         events = read_tensors(folder / "histories.safetensors")
-        arrays = read_tensors(folder / "catalogue.safetensors")
+        arrays: Any = read_tensors(folder / "catalogue.safetensors")
     except (OSError, KeyError, SafetensorError, pa.ArrowInvalid) as error:
         raise ArtifactError(f"{folder} is damaged: {str(error).splitlines()[0]}") from None
     return Snapshot(
