@@ -37,7 +37,7 @@ test: manifest ## Run the test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-faults: manifest ## Kill nights and services, fill disks, run a night on Postgres; takes minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow tests/orchestration/test_nights.py tests/orchestration/test_postgres.py tests/serving/test_killed_service.py
+	$(BIN)/python -m pytest -m slow tests/orchestration/test_nights.py tests/orchestration/test_postgres.py tests/serving/test_killed_service.py
 
 test-slow: manifest ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -29,6 +29,7 @@ OF_EXTRAS = {
 TRAINING_PATH = (
     "train.py",
     "snapshot.py",
+    "tensors.py",
     "histories.py",
     "artifacts.py",
     "evaluation",
