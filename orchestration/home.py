@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import yaml
 
 from ml import artifacts
 from ml.artifacts import read_json, write_json, write_text
+from ml.files import alone
 from orchestration.settings import REMEMBERED, SettingsError
 
 POSTGRES_SWITCH = "TESSERA_DAGSTER_POSTGRES"
@@ -111,8 +111,7 @@ def sweep(home: Path) -> None:
         artifacts.sweep(parent)
 
 
-@contextmanager
-def only_one(home: Path) -> Iterator[None]:
+def only_one(home: Path) -> AbstractContextManager[None]:
     """Hold the home for this process.
 
     Raises
@@ -120,17 +119,8 @@ def only_one(home: Path) -> Iterator[None]:
     SettingsError
         If another process holds it.
     """
-    home.parent.mkdir(parents=True, exist_ok=True)
-    lock = home.parent / f"{home.name}.lock"
-    handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SettingsError(f"another demo or UI is at work on {home}") from None
-        yield
-    finally:
-        os.close(handle)
+    busy = SettingsError(f"another demo or UI is at work on {home}")
+    return alone(home.parent / f"{home.name}.lock", busy)
 
 
 def _aside(home: Path, source: str) -> Path:

@@ -6,12 +6,10 @@ hash. ``champion.json`` is what the service reads, and is replaced last.
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from ml.artifacts import ArtifactError, is_complete, read_json, set_current, write_json
 from ml.bindings import LINEAGE, bind, check_bound
+from ml.files import alone
 from orchestration.models import read_decision, write_decision
 from orchestration.settings import Settings
 
@@ -314,13 +313,6 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-@contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
+def _alone(settings: Settings) -> AbstractContextManager[None]:
     """Let one process at a time change what is live. Not the lock of the home, which a UI holds for days."""
-    settings.publications.mkdir(parents=True, exist_ok=True)
-    handle = os.open(settings.publications / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+    return alone(settings.publications / ".lock")

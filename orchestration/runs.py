@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from multiprocessing.connection import wait
 from pathlib import Path
 from time import sleep
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ml.files import alone
 from orchestration import home as homes
 from orchestration.settings import SettingsError, get_settings
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 _UNFINISHED = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 
 
-@contextmanager
-def only_run(home: Path) -> Iterator[None]:
+def only_run(home: Path) -> AbstractContextManager[None]:
     """Hold the one place that a home has for a run; the system gives it back when the process ends, however it does.
 
     Raises
@@ -34,17 +33,8 @@ def only_run(home: Path) -> Iterator[None]:
     SettingsError
         If another run is at work.
     """
-    folder = home / "dagster"
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / ".run", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SettingsError(f"another run is at work on {home}: wait for its end") from None
-        yield
-    finally:
-        os.close(handle)
+    busy = SettingsError(f"another run is at work on {home}: wait for its end")
+    return alone(home / "dagster" / ".run", busy)
 
 
 def release_dead_runs(

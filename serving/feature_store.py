@@ -6,7 +6,6 @@ All of Feast that Tessera uses goes through here. Feast takes four seconds to im
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import logging
 import os
@@ -23,6 +22,7 @@ import pyarrow as pa
 import yaml
 
 from ml.artifacts import consistently
+from ml.files import alone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -203,17 +203,12 @@ def require_source(view: Any) -> list[Path]:
     return files
 
 
-@contextlib.contextmanager
-def writing(home: Path) -> Iterator[None]:
+def writing(home: Path) -> contextlib.AbstractContextManager[None]:
     """Hold the feature store's one place for a writer; wait until it is free.
 
     The registry is a file that is rewritten whole, so that two writers would lose each other's changes.
     """
-    lock = home / "feast" / ".writer"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return alone(home / "feast" / ".writer")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from math import inf
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
 
+from ml.files import Mark, mark
 from serving.answers import EngineError
 from serving.collector import settle
 from serving.engine import Engine
@@ -25,7 +26,6 @@ _NICE = 10
 _TURN_S = 0.0005
 _WORK_S, _REST_S = 0.002, 0.008
 _log = logging.getLogger(__name__)
-_Mark = tuple[int, int, int] | None
 
 
 class EngineHolder:
@@ -55,8 +55,8 @@ class EngineHolder:
         self._load = load
         self._fallback = fallback
         self._engine: Engine | None = None
-        self._failed: tuple[_Mark, str] | None = None
-        self._seen: _Mark = None
+        self._failed: tuple[Mark | None, str] | None = None
+        self._seen: Mark | None = None
         self._again_at = -inf
         # One load at a time, whoever asks for it.
         self._loading = threading.Lock()
@@ -118,7 +118,7 @@ class EngineHolder:
             self._engine, self._failed = engine, None
             return True
 
-    def _stay(self, mark: _Mark, error: Exception) -> None:
+    def _stay(self, mark: Mark | None, error: Exception) -> None:
         """Go on with the engine there is, or with what is left of the publication; each failure is logged once."""
         told = (
             str(error) if isinstance(error, EngineError) else "the publication cannot be loaded, see the log"
@@ -145,12 +145,10 @@ class EngineHolder:
             if exchanged:
                 settle()
 
-    def _mark(self) -> _Mark:
-        try:
-            stat = (self._home / CHAMPION).stat()
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_ino, stat.st_size
+    def _mark(self) -> Mark | None:
+        with suppress(OSError):
+            return mark(self._home / CHAMPION)
+        return None
 
 
 @contextmanager

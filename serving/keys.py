@@ -5,12 +5,10 @@ A key is 256 random bits, so that one round of SHA-256 is enough; a slow hash is
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -18,6 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ml.artifacts import ArtifactError, read_json, write_json
+from ml.files import Mark, alone, mark
 
 FILE = "keys.json"
 PREFIX = "tessera_"
@@ -66,7 +65,7 @@ class KeyFile:
 
     def __init__(self, home: Path) -> None:
         self._path = home / FILE
-        self._mark: tuple[int, int, int] | None = None
+        self._mark: Mark | None = None
         self._keys: tuple[ApiKey, ...] = ()
 
     def all(self) -> tuple[ApiKey, ...]:
@@ -77,17 +76,15 @@ class KeyFile:
         KeyFileError
             If the file makes no sense: a damaged file must not pass for one that lets nobody, or anybody, in.
         """
-        try:
-            stat = self._path.stat()
-        except FileNotFoundError:
+        now = mark(self._path)
+        if now is None:
             return ()
-        mark = stat.st_mtime_ns, stat.st_ino, stat.st_size
-        if mark != self._mark:
+        if now != self._mark:
             try:
                 self._keys = tuple(ApiKey.model_validate(key) for key in read_json(self._path)["keys"])
             except (ArtifactError, ValidationError, KeyError, TypeError):
                 raise KeyFileError(f"{self._path} is no file of keys") from None
-            self._mark = mark
+            self._mark = now
         return self._keys
 
     def find(self, presented: str) -> ApiKey | None:
@@ -137,12 +134,8 @@ class KeyFile:
         write_json(self._path, {"keys": [key.model_dump(mode="json") for key in keys]})
         self._path.chmod(0o600)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _alone(self) -> AbstractContextManager[None]:
+        return alone(self._path.with_suffix(".lock"))
 
 
 def _digest(key: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from ml.artifacts import ArtifactError, read_json, write_json
+from ml.files import Mark, alone, mark
 from serving.answers import EngineError
 
 FILE = "withdrawn.json"
@@ -40,7 +40,7 @@ class WithdrawnItems:
 
     def __init__(self, home: Path) -> None:
         self._path = home / FILE
-        self._known: tuple[tuple[int, int, int] | None, frozenset[str]] = None, frozenset()
+        self._known: tuple[Mark | None, frozenset[str]] = None, frozenset()
 
     def now(self) -> frozenset[str]:
         """Return the IDs; the same object as before where nothing has changed.
@@ -50,23 +50,17 @@ class WithdrawnItems:
         WithdrawnFileError
             If the file makes no sense, and made none before: what must not be served is not known then.
         """
-        try:
-            stat = self._path.stat()
-        except FileNotFoundError:
-            mark = None
-        else:
-            mark = stat.st_mtime_ns, stat.st_ino, stat.st_size
-        known = self._known
-        if mark == known[0]:
+        known, now = self._known, mark(self._path)
+        if now == known[0]:
             return known[1]
         try:
-            found = frozenset(self._read().items) if mark is not None else frozenset()
+            found = frozenset(self._read().items) if now is not None else frozenset()
         except ArtifactError as error:
             if known[0] is None:
                 raise WithdrawnFileError(str(error)) from None
             _log.error("%s; what was withdrawn before stays so", error)
             found = known[1]
-        self._known = mark, found
+        self._known = now, found
         return found
 
     def add(self, item_ids: Iterable[str]) -> None:
@@ -84,9 +78,7 @@ class WithdrawnItems:
         self._change(set(), set(item_ids))
 
     def _change(self, come: set[str], go: set[str]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with alone(self._path.with_suffix(".lock")):
             items = self._read().items if self._path.is_file() else {}
             changed = dict.fromkeys(come, datetime.now(UTC)) | items
             changed = {item: when for item, when in changed.items() if item not in go}

@@ -16,10 +16,10 @@ from ml.index.verify import recall_against_exact
 
 FLAT = IndexSpec(factory="Flat")
 LINKS = (16, 32)
-EFFORTS = (64, 128, 256, 512)
+EFFORTS = (64, 128, 256, 512, 1024, 2048)
 PROBED = (32, 16, 8, 4, 2)
 """Shares of the lists that are looked into, one in so many."""
-REFINE = (4, 8, 16)
+REFINE = (4, 8, 16, 32)
 _ASKED = 64
 _ROUNDS = 3
 
