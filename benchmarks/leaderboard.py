@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.leaderboard run SNAPSHOT --dataset NAME --recipes a,b`` trains what is not there yet and writes
 ``results/leaderboard/NAME/RECIPE-seedN.json``; ``python -m benchmarks.leaderboard show NAME`` prints the page that those
-files give and writes it as ``docs/leaderboard/NAME.md``.
+files give and writes it as ``docs/leaderboard/NAME.md``; ``python -m benchmarks.leaderboard systems`` does so for all
+generative systems on all logs, ``docs/leaderboard/systems.md``.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.leaderboard_page import page
+from benchmarks.leaderboard_page import page, systems
 from benchmarks.record import RESULTS
 from benchmarks.snapshots import of_tokenizer
 from ml.artifacts import ArtifactError, read_json, read_manifest, write_json, write_text
-from ml.evaluation.leaderboard import file_name, read_runs, run_row
+from ml.evaluation.leaderboard import Run, file_name, read_runs, run_row
 from ml.evaluation.splits import PROTOCOLS
 from ml.recipes import Recipe, RecipeError, load_recipe
 from ml.train import train
 
 LEADERBOARD = RESULTS / "leaderboard"
 PAGES = Path(__file__).parents[1] / "docs" / "leaderboard"
+SYSTEMS = "systems"
 
 
 def record(
@@ -107,6 +109,14 @@ def run(
     return failed
 
 
+def read_boards(results: Path = LEADERBOARD) -> dict[str, list[Run]]:
+    """Read the runs of every log; what the demo measured of itself on some log is no board of its own."""
+    folders = sorted(
+        path for path in results.iterdir() if path.is_dir() and not path.name.startswith("demo-")
+    )
+    return {folder.name: read_runs(folder) for folder in folders}
+
+
 def _show_progress() -> None:
     """Let a process of training tell how it goes."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -143,8 +153,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     shows = commands.add_parser("show", help="print a page, and write it")
     shows.add_argument("dataset")
-    shows.add_argument("--pages", type=Path, default=PAGES)
-    for command in (runs, shows):
+    every = commands.add_parser("systems", help="print the page of all generative systems, and write it")
+    for command in (shows, every):
+        command.add_argument("--pages", type=Path, default=PAGES)
+    for command in (runs, shows, every):
         command.add_argument("--results", type=Path, default=LEADERBOARD, help="folder of the runs' files")
     options = parser.parse_args(argv)
     try:
@@ -154,11 +166,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed = run(options.snapshot, options.dataset, names, *told, not options.with_history)
             sys.stdout.write("".join(f"failed: {line}\n" for line in failed))
             return 1 if failed else 0
-        found = read_runs(options.results / options.dataset)
-        if not found:
-            raise ArtifactError(f"{options.results / options.dataset} holds no run")
-        text = page(options.dataset, found)
-        write_text(options.pages / f"{options.dataset}.md", text)
+        if options.command == "systems":
+            name, text = SYSTEMS, systems(read_boards(options.results))
+        else:
+            name, found = options.dataset, read_runs(options.results / options.dataset)
+            if not found:
+                raise ArtifactError(f"{options.results / name} holds no run")
+            text = page(name, found)
+        write_text(options.pages / f"{name}.md", text)
         sys.stdout.write(text)
     except (ArtifactError, RecipeError) as error:
         sys.stderr.write(f"error: {error}\n")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ml.evaluation.leaderboard import BASELINE, Run, Summary, left_out, summarise
 
 _GENERATIVE = ("generative", "language_model")
-_FIRST = "tiger"
+#: TIGER's own recipes; what its successors gain is measured against the best of them.
+_FIRST = ("tiger", "tiger-wide", "tiger-paper")
+_TYPE = "type="
 _ACCURACY = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 _SHORT = {"recall@5": "R@5", "ndcg@5": "N@5", "recall@10": "R@10", "ndcg@10": "N@10"}
 _LEGEND = """Written by `make leaderboard DATASET={dataset}` from `benchmarks/results/leaderboard/{dataset}/` alone; how it is
@@ -17,6 +19,12 @@ sample after ±; 'against' is the difference of NDCG@10 to `{baseline}` and its 
 queries and seeds. 'ties' is what NDCG@10 would be, were items of equal score put in random order. 'published' is what the
 paper, or whoever is named in the recipe, reports. Seconds are of training and evaluation, on the device that is named and on a
 machine that may have had other work; those of CPU are the process's own."""
+_SYSTEMS = """# Generative recommenders
+
+Written by `python -m benchmarks.leaderboard systems` from `benchmarks/results/leaderboard/` alone: every generative recipe that was
+measured, on every log. NDCG@10, leave-one-out, test queries, mean over seeds; after a stroke what the paper reports on that
+log. 'against' is the difference to the best recipe of TIGER on the log, with its 95 % interval by paired bootstrap over
+queries and seeds. Below are the best recipe without training and the best sequential one. Each log's own page says more."""
 
 
 def page(dataset: str, runs: Sequence[Run]) -> str:
@@ -30,6 +38,8 @@ def page(dataset: str, runs: Sequence[Run]) -> str:
             parts += [f"## {title}", _table(found, cold if protocol == "leave_one_out" else {})]
     if cold:
         parts += ["## Cold items", _cold_table(list(cold.values()))]
+    if types := _types(whole):
+        parts += ["## By event type of the target, leave-one-out", _types_table(whole, types)]
     if len({run.told["recipe"] for run in whole if _generative(run)}) > 1:
         parts += ["## Generative recommenders, leave-one-out", _generative_table(whole)]
     if ablated:
@@ -79,26 +89,87 @@ def _generative(run: Run) -> bool:
     return run.told.get("recommender", {}).get("kind") in _GENERATIVE
 
 
+def _successors(whole: Sequence[Run]) -> tuple[str | None, list[Summary]]:
+    """Return the best of TIGER's recipes, and all generative ones and two to be held against them, beside it.
+
+    The two are the best that is not trained and the best sequential one.
+    """
+    found = [one for one in summarise(whole, "leave_one_out") if _generative(one.runs[0])]
+    first = next((one.recipe for one in found if one.recipe in _FIRST), None)
+    every = summarise(whole, "leave_one_out", first or "")
+    free = next((one for one in every if one.runs[0].told.get("training_free")), None)
+    kind = "sequential"
+    sequential = next((one for one in every if one.runs[0].told["recommender"]["kind"] == kind), None)
+    held = [one for one in (free, sequential) if one is not None]
+    return first, [one for one in every if _generative(one.runs[0])] + held
+
+
 def _generative_table(whole: Sequence[Run]) -> str:
-    """Return what generative recommenders gain over the first of them."""
-    head = [
-        "recipe",
-        "semantic IDs",
-        "seeds",
-        "R@10",
-        "N@10",
-        "published R@10",
-        "N@10",
-        f"N@10 against {_FIRST}",
-    ]
+    """Return what generative recommenders gain over TIGER; the last rows are what they are held against."""
+    first, found = _successors(whole)
+    head = ["recipe", "semantic IDs", "seeds", "R@10", "N@10", "published R@10", "N@10"]
     rows = []
-    for one in summarise([run for run in whole if _generative(run)], "leave_one_out", _FIRST):
+    for one in found:
         told = one.runs[-1].told
-        row = [one.recipe, told.get("tokenizer") or "default", str(len(one.runs))]
+        ids = (told.get("tokenizer") or "default") if _generative(one.runs[0]) else "none"
+        row = [one.recipe, ids, str(len(one.runs))]
         row += [_spread(one, name) for name in ("recall@10", "ndcg@10")]
         row += [_number(told.get("published", {}).get(name)) for name in ("recall@10", "ndcg@10")]
         rows.append([*row, _interval(one)])
-    return _markdown(head, rows, left=2)
+    return _markdown([*head, f"N@10 against {first}"], rows, left=2)
+
+
+def systems(boards: Mapping[str, Sequence[Run]]) -> str:
+    """Return the page of all generative recommenders on all logs, as Markdown.
+
+    Parameters
+    ----------
+    boards
+        Runs by log; one without two generative recipes is left out.
+    """
+    columns: dict[str, dict[str, list[str]]] = {}
+    head = ["recipe"]
+    for dataset, runs in boards.items():
+        first, found = _successors([run for run in runs if "@" not in run.told["recipe"]])
+        if sum(_generative(one.runs[0]) for one in found) > 1:
+            head += [dataset, f"against {first}"]
+            columns[dataset] = {one.recipe: [_beside(one), _interval(one)] for one in found}
+    kinds = {run.told["recipe"]: _generative(run) for runs in boards.values() for run in runs}
+    names = {name for column in columns.values() for name in column}
+    rows = [
+        [name, *(cell for column in columns.values() for cell in column.get(name, ["-", "-"]))]
+        for name in sorted(names, key=lambda name: (not kinds[name], name))
+    ]
+    return f"{_SYSTEMS}\n\n{_markdown(head, rows, left=1)}\n"
+
+
+def _beside(one: Summary) -> str:
+    paper = one.runs[-1].told.get("published", {}).get("ndcg@10")
+    return _spread(one, "ndcg@10") + ("" if paper is None else f" / {_number(paper)}")
+
+
+def _types(whole: Sequence[Run]) -> dict[str, int]:
+    """Return event types of targets, with the number of queries, where there are several."""
+    slices = [run.told.get("slices", {}) for run in whole if run.told["protocol"] == "leave_one_out"]
+    counted = {
+        name: part["queries"] for told in slices for name, part in told.items() if name.startswith(_TYPE)
+    }
+    return counted if len(counted) > 1 else {}
+
+
+def _types_table(whole: Sequence[Run], types: Mapping[str, int]) -> str:
+    """Return NDCG@10 by event type of the target, the mean over seeds; the commonest type first."""
+    order = sorted(types, key=lambda name: (-types[name], name))
+    head = ["recipe", "seeds", *(f"{name.removeprefix(_TYPE)} ({types[name]:,})" for name in order)]
+    rows = []
+    for one in summarise(whole, "leave_one_out"):
+        slices = [run.told.get("slices", {}) for run in one.runs]
+        row = [one.recipe, str(len(one.runs))]
+        for name in order:
+            values = [told[name]["ndcg@10"] for told in slices if name in told]
+            row.append(_number(sum(values) / len(values) if values else None))
+        rows.append(row)
+    return _markdown(head, rows, left=1)
 
 
 def _ablations(whole: Sequence[Run], ablated: Sequence[Run]) -> str:

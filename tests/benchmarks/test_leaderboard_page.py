@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.leaderboard_page import page
+from benchmarks.leaderboard_page import page, systems
 from benchmarks.snapshots import DEFAULT, of_tokenizer
 from ml.evaluation.leaderboard import Run
 
@@ -33,14 +33,20 @@ def sections(text: str) -> dict[str, list[list[str]]]:
 
 def test_ablations_stand_apart_and_are_measured_against_their_recipe() -> None:
     runs = [
-        run("transitions", "transitions", 0.2),
+        run("transitions", "transitions", 0.2, training_free=True),
+        run("popularity", "popularity", 0.1, training_free=True),
+        run("sasrec", "sequential", 0.25),
         run("tiger", "generative", 0.3),
+        run("tiger-wide", "generative", 0.2),
         run("apao", "generative", 0.6, tokenizer="rpg", published={"ndcg@10": 0.5}),
         run("apao@plain", "generative", 0.3),
     ]
     found = sections(page("toy", runs))
-    assert [row[0] for row in found["Leave-one-out"]] == ["apao", "tiger", "transitions"]
-    apao, tiger = found["Generative recommenders, leave-one-out"]
+    names = [row[0] for row in found["Leave-one-out"]]
+    assert sorted(names) == ["apao", "popularity", "sasrec", "tiger", "tiger-wide", "transitions"]
+    apao, tiger, _, *held = found["Generative recommenders, leave-one-out"]
+    assert [row[:2] for row in held] == [["transitions", "none"], ["sasrec", "none"]]
+    assert all(row[7].startswith("-0.") for row in held)
     assert apao[:3] == ["apao", "rpg", "1"]
     assert apao[5:7] == ["-", ".5000"]
     assert apao[7].startswith("+0.")
@@ -54,6 +60,38 @@ def test_ablations_stand_apart_and_are_measured_against_their_recipe() -> None:
 def test_without_successors_and_ablations_there_are_no_such_tables() -> None:
     found = sections(page("toy", [run("transitions", "transitions", 0.2), run("tiger", "generative", 0.3)]))
     assert list(found) == ["Leave-one-out"]
+
+
+def test_targets_are_told_apart_by_event_type_where_there_are_several() -> None:
+    slices = {"type=view": {"queries": 250, "ndcg@10": 0.25}, "type=buy": {"queries": 50, "ndcg@10": 0.75}}
+    other = {name: told | {"ndcg@10": 0.5} for name, told in slices.items()}
+    runs = [
+        run("tiger", "generative", 0.3, slices=slices),
+        run("tiger", "generative", 0.3, slices=other, seed=1),
+        run("transitions", "transitions", 0.2, slices={"type=view": slices["type=view"]}),
+    ]
+    text = page("toy", runs)
+    assert "| recipe | seeds | view (250) | buy (50) |" in text
+    found = sections(text)["By event type of the target, leave-one-out"]
+    assert found == [["tiger", "2", ".3750", ".6250"], ["transitions", "1", ".2500", "-"]]
+    assert "By event type" not in page("toy", [run("tiger", "generative", 0.3)])
+
+
+def test_the_page_of_systems_has_every_log_with_two_of_them() -> None:
+    boards = {
+        "one": [run("tiger", "generative", 0.3), run("transitions", "transitions", 0.2, training_free=True)],
+        "two": [
+            run("tiger-wide", "generative", 0.3, published={"ndcg@10": 0.25}),
+            run("rpg", "generative", 0.6),
+            run("rpg@one-head", "generative", 0.6),
+            run("sasrec", "sequential", 0.2),
+        ],
+    }
+    lines = [line for line in systems(boards).splitlines() if line.startswith("| ")]
+    assert lines[0] == "| recipe | two | against tiger-wide |"
+    assert [line.split(" | ")[0] for line in lines[1:]] == ["| rpg", "| tiger-wide", "| sasrec"]
+    assert lines[2].endswith(" / .2500 | - |")
+    assert lines[1].split(" | ")[2].startswith("+0.")
 
 
 def test_a_tokenizer_has_a_snapshot_of_its_own() -> None:

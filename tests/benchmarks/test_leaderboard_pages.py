@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from benchmarks import leaderboard
-from benchmarks.leaderboard import LEADERBOARD, PAGES, main
-from benchmarks.leaderboard_page import page
+from benchmarks.leaderboard import LEADERBOARD, PAGES, SYSTEMS, main, read_boards
+from benchmarks.leaderboard_page import page, systems
 from ml.artifacts import ArtifactError, read_json
 from ml.evaluation.leaderboard import read_runs
 from tests.benchmarks.test_logs import lines
@@ -22,7 +22,9 @@ def test_the_committed_page_is_what_the_files_give(dataset: str) -> None:
 
 
 def test_no_page_without_files() -> None:
-    assert {path.stem for path in PAGES.glob("*.md")} <= {path.name for path in LEADERBOARD.iterdir()}
+    pages = {path.stem for path in PAGES.glob("*.md")}
+    assert pages - {SYSTEMS} <= {path.name for path in LEADERBOARD.iterdir()}
+    assert (PAGES / f"{SYSTEMS}.md").read_text(encoding="utf-8") == systems(read_boards())
 
 
 @pytest.fixture
@@ -97,6 +99,8 @@ def test_runs_are_recorded_shown_and_not_done_again(
     assert shown == (tmp_path / "pages" / "ring.md").read_text()
     rows = [line.split(" | ")[0].strip("| ") for line in shown.splitlines() if line.startswith("| ")]
     assert rows == ["recipe", "transitions", "popularity", "recipe", "popularity", "transitions"]
+    assert main(["systems", "--pages", str(tmp_path / "pages"), *results]) == 0
+    assert capsys.readouterr().out == (tmp_path / "pages" / "systems.md").read_text()
     assert main(["show", "sea", *results]) == 2
     assert "holds no run" in capsys.readouterr().err
 

@@ -10,7 +10,7 @@ import pytest
 from ml.files import alone, mark
 
 
-class Busy(Exception):
+class BusyError(Exception):
     pass
 
 
@@ -22,16 +22,16 @@ def hold(lock: Path, held: Event, go: Event) -> None:
 
 def test_a_lock_is_held_by_one_and_free_after_it_even_on_an_error(tmp_path: Path) -> None:
     lock = tmp_path / "below" / "lock"
-    with alone(lock), pytest.raises(Busy, match="at work"), alone(lock, Busy("at work")):
+    with alone(lock), pytest.raises(BusyError, match="at work"), alone(lock, BusyError("at work")):
         raise AssertionError("held twice")
     with pytest.raises(KeyError), alone(lock):
         raise KeyError
-    with alone(lock, Busy("at work")):
+    with alone(lock, BusyError("at work")):
         assert lock.read_bytes() == b""
 
 
 def test_an_error_inside_is_not_taken_for_a_lock_that_is_held(tmp_path: Path) -> None:
-    with pytest.raises(BlockingIOError), alone(tmp_path / "lock", Busy("at work")):
+    with pytest.raises(BlockingIOError), alone(tmp_path / "lock", BusyError("at work")):
         raise BlockingIOError
 
 
@@ -41,11 +41,11 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     holder = context.Process(target=hold, args=(tmp_path / "lock", held, go))
     holder.start()
     assert held.wait(30)
-    with pytest.raises(Busy), alone(tmp_path / "lock", Busy("at work")):
+    with pytest.raises(BusyError), alone(tmp_path / "lock", BusyError("at work")):
         raise AssertionError("held twice")
     holder.kill()
     holder.join()
-    with alone(tmp_path / "lock", Busy("at work")):
+    with alone(tmp_path / "lock", BusyError("at work")):
         pass
 
 
@@ -54,7 +54,8 @@ def test_a_mark_changes_with_the_file(tmp_path: Path) -> None:
     assert mark(file) is None
     file.write_text("one")
     first = mark(file)
-    assert first is not None and first == mark(file)
+    assert first is not None
+    assert first == mark(file)
     other = tmp_path / "other"
     other.write_text("two")
     os.utime(other, ns=(first[0], first[0]))
