@@ -81,6 +81,7 @@ bench-tokenizers: .venv/.installed ## Score every tokenizer on real items: make 
 
 leaderboard: .venv/.installed ## Print a dataset's leaderboard from the committed runs, and write its page: make leaderboard DATASET=amazon-beauty-2014
 	@$(BIN)/python -m benchmarks.leaderboard show $(DATASET)
+	@$(BIN)/python -m benchmarks.leaderboard systems >/dev/null
 
 bench-training: .venv/.installed ## Train SASRec beside RecTools and RecBole: make bench-training DATASETS=folder
 	@$(BIN)/python -m benchmarks.training $(if $(DATASETS),--root $(DATASETS))
