@@ -93,7 +93,7 @@ def run(
         for seed in range(1 if recipe.training_free else seeds):
             for protocol in protocols:
                 path = results / dataset / file_name(recipe.name, seed, protocol)
-                if _is_of(path, data, recipe.hash):
+                if _is_of(path, (data, recipe.hash, exclude_history)):
                     continue
                 sys.stderr.write(f"{path.stem} ...\n")
                 try:
@@ -122,11 +122,8 @@ def _show_progress() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
-def _is_of(path: Path, data: str, recipe: str) -> bool:
-    if not path.is_file():
-        return False
-    made = read_json(path)["provenance"]
-    return bool((made["data_hash"], made["recipe_hash"]) == (data, recipe))
+def _is_of(path: Path, identity: tuple[str, str, bool]) -> bool:
+    return path.is_file() and Run(read_json(path), None).identity == identity
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -35,7 +35,11 @@ def page(dataset: str, runs: Sequence[Run]) -> str:
     cold = {found.recipe: found for found in summarise(whole, "cold_items")}
     for protocol, title in (("leave_one_out", "Leave-one-out"), ("temporal", "Temporal")):
         if found := summarise(whole, protocol):
-            parts += [f"## {title}", _table(found, cold if protocol == "leave_one_out" else {})]
+            parts += [
+                f"## {title}",
+                *_rules(found),
+                _table(found, cold if protocol == "leave_one_out" else {}),
+            ]
     if cold:
         parts += ["## Cold items", _cold_table(list(cold.values()))]
     if types := _types(whole):
@@ -47,6 +51,15 @@ def page(dataset: str, runs: Sequence[Run]) -> str:
     if stale := left_out(runs):
         parts.append("Of other data or parameters than the latest run, and not counted: " + ", ".join(stale))
     return "\n\n".join(parts) + "\n"
+
+
+def _rules(found: Sequence[Summary]) -> list[str]:
+    """Say what could be an answer, where it is not what it usually is."""
+    allowed = [one.recipe for one in found if not one.runs[0].told.get("exclude_history", True)]
+    if not allowed:
+        return []
+    which = "all recipes" if len(allowed) == len(found) else ", ".join(allowed)
+    return [f"Items of the history could be answers (`--with-history`): {which}."]
 
 
 def _table(found: Sequence[Summary], cold: dict[str, Summary]) -> str:

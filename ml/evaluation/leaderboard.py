@@ -38,10 +38,15 @@ class Run:
     ranks: NDArray[np.int32] | None
 
     @property
-    def identity(self) -> tuple[str, str]:
-        """Data and parameters: runs that differ in nothing but the seed agree in both."""
+    def identity(self) -> tuple[str, str, bool]:
+        """Data, parameters, and whether the history was excluded: runs that differ in the seed alone agree in all."""
         made = self.told["provenance"]
-        return made["data_hash"], made["recipe_hash"]
+        return made["data_hash"], made["recipe_hash"], self.told.get("exclude_history", True)
+
+    @property
+    def asked(self) -> tuple[str, bool]:
+        """What was asked: the test queries, and whether items of the history could be answers."""
+        return self.told["queries"], self.told.get("exclude_history", True)
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ def _summary(recipe: str, runs: list[Run], base: list[Run]) -> Summary:
 
 def _difference(runs: list[Run], base: list[Run]) -> Difference | None:
     every = [*runs, *base]
-    if not base or any(run.ranks is None for run in every) or len({r.told["queries"] for r in every}) > 1:
+    if not base or any(run.ranks is None for run in every) or len({run.asked for run in every}) > 1:
         return None
     ours, theirs = (
         np.stack([ndcg(run.ranks, 10) for run in group if run.ranks is not None], axis=1)

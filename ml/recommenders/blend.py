@@ -122,7 +122,7 @@ class Blend:
         told: dict[str, Any] = {"parts": reports}
         asked = split.valid.draw(self.params.valid_users, seed)
         if len(asked) and (self.params.scale is None or self.params.weights is None):
-            told |= self._choose(asked)
+            told |= self._choose(asked, split.exclude_history)
         else:
             same = (1.0,) * len(self.parts)
             self._set(self.params.scale or "range", self.params.weights or same)
@@ -185,9 +185,9 @@ class Blend:
     def _set(self, scale: Scale, weights: tuple[float, ...]) -> None:
         self.params = self.params.model_copy(update={"scale": scale, "weights": weights})
 
-    def _choose(self, queries: Queries) -> dict[str, Any]:
+    def _choose(self, queries: Queries, exclude_history: bool) -> dict[str, Any]:
         """Search scale and weights for the best NDCG@10; of equals, the first that was tried."""
-        lists = self._ask(queries.histories, _CUTOFF, True)
+        lists = self._ask(queries.histories, _CUTOFF, exclude_history)
         scales: tuple[Scale, ...] = (self.params.scale,) if self.params.scale else get_args(Scale)
         found: list[tuple[float, Scale, tuple[float, ...]]] = []
         for scale in scales:

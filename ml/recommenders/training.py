@@ -355,6 +355,8 @@ class _Run:
         except (OSError, SafetensorError) as error:
             raise ArtifactError(f"{folder / _TENSORS} cannot be read: {error}") from None
         self.progress = _Progress(**told["progress"])
+        # JSON orders keys as text, and patience counts looks in their order.
+        self.progress.looks = dict(sorted(self.progress.looks.items(), key=lambda look: int(look[0])))
         self.network.load_state_dict(_below("network/", tensors))
         device = self.fabric.device
         self.kept = {name: tensor.to(device) for name, tensor in _below("kept/", tensors).items()}

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 #: Parameters that have no part in counting.
 VOTING = frozenset(
-    {"recent", "recency_decay", "day_decay", "two_hop", "hop_width", "similarity", "popularity"}
+    {"recent", "recency_decay", "day_decay", "two_hop", "hop_width", "similarity", "popularity", "again"}
 )
 _DAY_US = 86_400_000_000
 _PAIRS = 50_000
@@ -82,6 +82,9 @@ class TransitionsParams(RecommenderParams):
         takes the vectors as they are.
     popularity
         Weight of popularity, relative likewise. Small: it decides among items that nothing else speaks for.
+    again
+        Weight of a history item itself, by its vote, beside the best transition's 1; for logs in which users come back
+        to items.
     half_life_days
         Age at which an event counts half in that popularity; None counts all alike.
     """
@@ -102,6 +105,7 @@ class TransitionsParams(RecommenderParams):
     similarity: float = Field(default=0.0, ge=0)
     whiten: float | None = Field(default=None, ge=0, le=1)
     popularity: float = Field(default=1e-4, ge=0)
+    again: float = Field(default=0.0, ge=0)
     half_life_days: float | None = Field(default=None, gt=0)
 
 
@@ -171,6 +175,8 @@ class Transitions(EdgeRecommender):
         if self.vectors.shape[1]:
             mean = weighted_mean(self.vectors, voters, votes)
             scores += self.params.similarity * (mean @ self.vectors.T)
+        if self.params.again:
+            np.add.at(scores, (voters.users, voters.items), self.params.again * votes.astype(np.float32))
         return scores
 
     def _second_hop(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -123,6 +123,31 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path, killed_after: int
         assert again[name] == report[name]
 
 
+def test_patience_counts_looks_in_their_order_after_a_resume(tmp_path: Path) -> None:
+    params = PARAMS.model_copy(update={"epochs": 20, "patience": 3})
+    # The best look is the ninth; as text "10" to "12" come before "9".
+    scores = {epoch: 0.1 + 0.1 * (epoch == 9) for epoch in range(1, 21)}
+
+    class KilledError(Exception):
+        pass
+
+    def looks(first: int, last: int) -> Any:
+        every = iter(range(first, last + 2))
+
+        def look() -> float:
+            if (epoch := next(every)) > last:
+                raise KilledError
+            return scores[epoch]
+
+        return look
+
+    with pytest.raises(KilledError):
+        trained(params, score=looks(1, 11), checkpoints=tmp_path / "last", checkpoint_s=0)
+    _, report = trained(params, score=looks(12, 20), checkpoints=tmp_path / "last", checkpoint_s=0)
+    assert list(report["valid_ndcg@10"]) == [str(epoch) for epoch in range(1, 13)]
+    assert report["epochs"] == 9
+
+
 def test_a_checkpoint_of_another_run_is_left_alone(tmp_path: Path) -> None:
     trained(PARAMS.model_copy(update={"epochs": 2}), checkpoints=tmp_path / "last", checkpoint_s=0)
     plain, _ = trained()
