@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import json
 import urllib.error
@@ -16,15 +17,23 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 TIMEOUT_S = 5.0
 ATTEMPTS = 3
-_AGAIN = timedelta(days=1)
+# Less than the day between two nights, which never begin and fail at the same second.
+_AGAIN = timedelta(hours=20)
+_FIRST = timedelta(days=1)
 _FORGOTTEN = timedelta(days=30)
 _REASON = 500
 _LISTED = 20
 _RECENT = 100
+# These blame the message; 401, 403 or 404 the webhook, which may be mended.
+_REFUSED = {400, 413, 422}
 
 
 class AlertError(Exception):
     """A message did not arrive; one line, without the webhook's path, which may be a secret."""
+
+
+class MessageRefusedError(AlertError):
+    """The webhook does not take this message, and never will."""
 
 
 class _TransientError(AlertError):
@@ -60,7 +69,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that ended: what failed in it, and the keys of what passed."""
+    """A run that ended: what failed in it, and the keys of what passed; ``FIRST...LAST`` of a range of partitions."""
 
     run_id: str
     job: str
@@ -81,7 +90,7 @@ class State:
     recent
         Ids of the last of them: times alone do not tell runs apart.
     told
-        ``JOB KEY`` of what fails to when that was last told.
+        ``JOB KEY`` of what fails to when that was last told as an error.
     """
 
     after: datetime
@@ -92,7 +101,7 @@ class State:
     def read(cls, text: str | None, now: datetime) -> Self:
         """Read a cursor; without one, begin with what ended in the last day."""
         if not text:
-            return cls(now - _AGAIN)
+            return cls(now - _FIRST)
         content = json.loads(text)
         told = {key: datetime.fromisoformat(at) for key, at in content["told"].items()}
         return cls(datetime.fromisoformat(content["after"]), tuple(content["recent"]), told)
@@ -103,7 +112,7 @@ class State:
         return json.dumps({"after": self.after.isoformat(), "recent": self.recent, "told": told})
 
     def is_news(self, run: FinishedRun, problems: Sequence[Problem], now: datetime) -> bool:
-        """Tell whether any of the errors of a run has not been told since it last passed, nor within a day."""
+        """Tell whether any of the errors of a run has not been told since it last passed, nor within 20 hours."""
         return any(
             now - self.told.get(f"{run.job} {problem.key}", datetime.min.replace(tzinfo=now.tzinfo)) >= _AGAIN
             for problem in problems
@@ -111,8 +120,9 @@ class State:
         )
 
     def with_told(self, run: FinishedRun, problems: Sequence[Problem], now: datetime) -> State:
-        """Note that problems of a run were told."""
-        return replace(self, told=self.told | {f"{run.job} {problem.key}": now for problem in problems})
+        """Note that the errors of a run were told; a check that only warned may still fail as an error."""
+        errors = {f"{run.job} {problem.key}": now for problem in problems if problem.severity == "ERROR"}
+        return replace(self, told=self.told | errors)
 
     def past(self, run: FinishedRun) -> State:
         """Go past a run: what passed in it is told again when it fails the next time."""
@@ -137,15 +147,17 @@ def message(run: FinishedRun, problems: Sequence[Problem], owner: str | None, ui
 
     Returns
     -------
-    JSON-able: ``text`` for people, as the usual chat webhooks show it, and the same in parts for programs.
+    JSON-able: ``text`` for people, as the usual chat webhooks show it, and the same in parts for programs. Of many
+    problems only the first are named, errors before warnings: webhooks refuse long messages.
     """
     link = f"{ui.rstrip('/')}/runs/{run.run_id}"
     where = f"{run.job} {run.partition}" if run.partition else run.job
-    told = [replace(problem, reason=_one_line(problem.reason)) for problem in problems]
-    lines = [f"{where}: {len(told)} failed" + (f", {owner} please look" if owner else "")]
-    lines += [f"- {p.kind} {p.name} ({p.severity}): {p.reason}" for p in told[:_LISTED]]
-    if len(told) > _LISTED:
-        lines.append(f"- and {len(told) - _LISTED} more")
+    ordered = sorted(problems, key=lambda problem: problem.severity)
+    told = [replace(problem, reason=_one_line(problem.reason)) for problem in ordered[:_LISTED]]
+    lines = [f"{where}: {len(problems)} failed" + (f", {owner} please look" if owner else "")]
+    lines += [f"- {p.kind} {p.name} ({p.severity}): {p.reason}" for p in told]
+    if len(problems) > len(told):
+        lines.append(f"- and {len(problems) - len(told)} more")
     return {
         "text": "\n".join([*lines, link]),
         "owner": owner,
@@ -185,7 +197,7 @@ def post(webhook: str, content: dict[str, Any], wait_s: float = 1.0) -> None:
     Raises
     ------
     AlertError
-        If it does not arrive.
+        If it does not arrive; :class:`MessageRefusedError` if another attempt is of no use.
     """
     for attempt in Retrying(
         stop=stop_after_attempt(ATTEMPTS),
@@ -214,11 +226,19 @@ def _post_once(webhook: str, content: dict[str, Any]) -> None:
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_S):
             return
     except urllib.error.HTTPError as error:
-        kind = _TransientError if error.code == 429 or error.code >= 500 else AlertError
-        raise kind(f"the webhook at {host} answered {error.code}") from None
+        raise _kind_of(error.code)(f"the webhook at {host} answered {error.code}") from None
     except OSError as error:
         cause = getattr(error, "reason", error)
         raise _TransientError(f"the webhook at {host} cannot be reached: {_one_line(str(cause))}") from None
+    except http.client.HTTPException as error:
+        # Its text may hold the webhook's path.
+        raise _TransientError(f"the webhook at {host} does not speak HTTP: {type(error).__name__}") from None
+
+
+def _kind_of(status: int) -> type[AlertError]:
+    if status in _REFUSED:
+        return MessageRefusedError
+    return _TransientError if status == 429 or status >= 500 else AlertError
 
 
 def _is_loopback(host: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import dagster as dg
 
-from orchestration.alerts import AlertError, FinishedRun, Problem, State, message, post
+from orchestration.alerts import AlertError, FinishedRun, MessageRefusedError, Problem, State, message, post
 from orchestration.settings import get_settings
 
 _LOOKED_AT = {
@@ -20,7 +20,8 @@ _LOOKED_AT = {
 # Stamps of runs that end at the same time may reach the storage in another order.
 _OVERLAP = timedelta(seconds=5)
 _MOST_RUNS = 100
-_PARTITIONS = ("dagster/partition", "dagster/asset_partition_range_start")
+_PARTITION = "dagster/partition"
+_RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 
 @dg.definitions
@@ -59,23 +60,26 @@ def _tell(context: dg.SensorEvaluationContext, status: dg.DagsterRunStatus) -> d
     if settings.alert_webhook is None:
         return dg.SensorResult(skip_reason="TESSERA_ALERT_WEBHOOK is not set", cursor=context.cursor)
     state, sent = State.read(context.cursor, now), 0
-    said = "nothing new failed"
+    said: list[str] = []
     for run, ended in _finished_runs(context.instance, state):
         problems = run.failed if ended == status else ()
         if state.is_news(run, problems, now):
             content = message(run, problems, settings.owner, settings.ui_url)
             try:
                 post(settings.alert_webhook.get_secret_value(), content)
+                state, sent = state.with_told(run, problems, now), sent + 1
+            except MessageRefusedError as error:
+                # Trying again would hold up every later run, and be refused again.
+                context.log.error(f"run {run.run_id} is not told: {error}")
+                said.append(f"run {run.run_id} is not told: {error}")
             except AlertError as error:
                 # The cursor stays before this run, so that the next tick tries again.
                 context.log.error(f"run {run.run_id} was not told: {error}")
-                said = f"not told, to be tried again: {error}"
+                said.append(f"not told, to be tried again: {error}")
                 break
-            state, sent = state.with_told(run, problems, now), sent + 1
         state = state.past(run)
-    if sent:
-        said = f"{sent} messages sent" + (f"; {said}" if said.startswith("not told") else "")
-    return dg.SensorResult(skip_reason=said, cursor=state.dump())
+    told = [f"{sent} messages sent"] if sent else []
+    return dg.SensorResult(skip_reason="; ".join(told + said) or "nothing new failed", cursor=state.dump())
 
 
 def _finished_runs(
@@ -96,10 +100,15 @@ def _finished_runs(
         if run.run_id in state.recent:
             continue
         failed, passed = _outcomes(instance, run)
-        partition = next((run.tags[tag] for tag in _PARTITIONS if tag in run.tags), None)
+        partition = run.tags.get(_PARTITION) or "...".join(
+            dict.fromkeys(run.tags[tag] for tag in _RANGE if tag in run.tags)
+        )
         ended = record.update_timestamp
         ended = ended if ended.tzinfo is not None else ended.replace(tzinfo=UTC)
-        yield FinishedRun(run.run_id, run.job_name, partition, ended, failed, frozenset(passed)), run.status
+        yield (
+            FinishedRun(run.run_id, run.job_name, partition or None, ended, failed, frozenset(passed)),
+            run.status,
+        )
 
 
 def _outcomes(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[list[Problem], set[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Receiver:
-    """What was received; the next answers are taken from ``answers``, then 200."""
+    """What was received; the next answers are taken from ``answers``, then 200; 0 is an answer that is no HTTP."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
@@ -30,6 +30,9 @@ def receiver() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             state.asked += 1
             status = state.answers.pop(0) if state.answers else 200
+            if status == 0:
+                self.wfile.write(b"no HTTP\r\n")
+                return
             if status == 200:
                 state.messages.append(json.loads(body))
             self.send_response(status)

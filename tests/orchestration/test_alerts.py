@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from orchestration.alerts import (
     ATTEMPTS,
     AlertError,
     FinishedRun,
+    MessageRefusedError,
     Problem,
     State,
     check_webhook,
@@ -63,20 +65,24 @@ def test_one_message_holds_all_that_failed_in_a_run() -> None:
 
 def test_long_messages_are_cut() -> None:
     problems = [Problem("step", f"s{n}", "x\ny " * 500) for n in range(30)]
-    lines = message(run(*problems), problems, None, "u")["text"].splitlines()
+    told = message(run(WARNING, *problems), [WARNING, *problems], None, "u")
+    lines = told["text"].splitlines()
     assert len(lines) == 23
-    assert lines[-2] == "- and 10 more"
+    assert lines[0] == "nightly 2025-03-01: 31 failed"
+    assert lines[-2] == "- and 11 more"
     assert max(len(line) for line in lines) < 600
+    # What programs read is cut too, and no error is cut off before a warning.
+    assert [problem["name"] for problem in told["problems"]] == [f"s{n}" for n in range(20)]
 
 
-def test_the_same_failure_is_told_once_until_it_passes_or_a_day_has_gone() -> None:
+def test_the_same_failure_is_told_once_until_it_passes_or_most_of_a_day_has_gone() -> None:
     state = State(NOW - timedelta(hours=1))
     first = run(STEP)
     assert state.is_news(first, first.failed, NOW)
     state = state.with_told(first, first.failed, NOW).past(first)
     again = run(STEP, name="r2")
-    assert not state.is_news(again, again.failed, NOW + timedelta(hours=23))
-    assert state.is_news(again, again.failed, NOW + timedelta(hours=24))
+    assert not state.is_news(again, again.failed, NOW + timedelta(hours=19))
+    assert state.is_news(again, again.failed, NOW + timedelta(hours=20))
     # Another thing in the same job is news, and so is the same thing in another job.
     assert state.is_news(run(STEP, CHECK), (STEP, CHECK), NOW)
     assert state.is_news(FinishedRun("r3", "retrain", None, NOW, (STEP,)), (STEP,), NOW)
@@ -84,8 +90,25 @@ def test_the_same_failure_is_told_once_until_it_passes_or_a_day_has_gone() -> No
     assert state.is_news(again, again.failed, NOW + timedelta(hours=1))
 
 
+@pytest.mark.parametrize("jitter", [-1800, -1, 1, 1800])
+def test_what_fails_every_night_is_told_every_night(jitter: int) -> None:
+    state, told = State(NOW), []
+    for night in range(7):
+        at = NOW + timedelta(days=night, seconds=jitter * (night % 2))
+        failed = run(STEP, name=f"n{night}")
+        told.append(state.is_news(failed, failed.failed, at))
+        state = (state.with_told(failed, failed.failed, at) if told[-1] else state).past(failed)
+    assert told == [True] * 7
+
+
 def test_warnings_alone_are_no_reason_for_a_message() -> None:
     assert not State(NOW).is_news(run(WARNING), (WARNING,), NOW)
+
+
+def test_check_that_was_listed_as_a_warning_is_news_as_an_error() -> None:
+    first, error = run(STEP, WARNING), replace(WARNING, severity="ERROR")
+    state = State(NOW).with_told(first, first.failed, NOW).past(first)
+    assert state.is_news(run(STEP, error), (STEP, error), NOW + timedelta(hours=1))
 
 
 def test_a_cursor_is_read_as_it_was_written() -> None:
@@ -141,6 +164,21 @@ def test_message_that_does_not_arrive_is_told_without_the_secret(
     assert hook.asked == asked
 
 
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_refused_message_is_no_failure_of_the_webhook(hook: Receiver, status: int) -> None:
+    hook.answers = [status]
+    with pytest.raises(MessageRefusedError, match=rf"answered {status}$"):
+        post(hook.url, {"text": "a"}, wait_s=0)
+    assert hook.asked == 1
+
+
+def test_answer_that_is_no_http_is_told(hook: Receiver) -> None:
+    hook.answers = [0] * ATTEMPTS
+    with pytest.raises(AlertError, match=r"^the webhook at 127\.0\.0\.1 does not speak HTTP: BadStatusLine$"):
+        post(hook.url, {"text": "a"}, wait_s=0)
+    assert hook.asked == ATTEMPTS
+
+
 def test_webhook_that_is_down_is_told(hook: Receiver) -> None:
     with receiver() as gone:
         url = gone.url
@@ -162,7 +200,11 @@ class World:
         self.monkeypatch.setattr(sensors, "get_settings", lambda: settings)
 
     def run(
-        self, step: str | None = None, checks: dict[str, str] | None = None, second: str | None = None
+        self,
+        step: str | None = None,
+        checks: dict[str, str] | None = None,
+        second: str | None = None,
+        tags: dict[str, str] | None = None,
     ) -> str:
         """Run the job; return the id. ``checks`` maps those that fail to their severity."""
         failing = checks or {}
@@ -191,7 +233,7 @@ class World:
         job = dg.Definitions(assets=[index, lists], jobs=[dg.define_asset_job("nightly")]).resolve_job_def(
             "nightly"
         )
-        return job.execute_in_process(instance=self.instance, raise_on_error=False).run_id
+        return job.execute_in_process(instance=self.instance, raise_on_error=False, tags=tags).run_id
 
     def tick(self, sensor: dg.SensorDefinition) -> str:
         context = dg.build_sensor_context(instance=self.instance, cursor=self.cursors.get(sensor.name))
@@ -249,6 +291,49 @@ def test_webhook_that_was_down_is_told_later(world: World, hook: Receiver) -> No
     world.run(step="first", second="second")
     assert world.tick(sensors.failed_runs()) == "2 messages sent"
     assert [len(told["problems"]) for told in hook.messages] == [1, 2]
+
+
+def test_refused_message_holds_up_no_later_one(world: World, hook: Receiver) -> None:
+    hook.answers = [200, 413]
+    world.run(step="first")
+    refused = world.run(second="second")
+    world.run(checks={"recall": "ERROR"}, second="second")
+    said = world.tick(sensors.failed_runs())
+    assert said == f"2 messages sent; run {refused} is not told: the webhook at 127.0.0.1 answered 413"
+    # What was not told is told when it fails the next time.
+    assert [[p["name"] for p in told["problems"]] for told in hook.messages] == [
+        ["index"],
+        ["index: recall", "lists"],
+    ]
+    assert world.tick(sensors.failed_runs()) == "nothing new failed"
+    assert hook.asked == 3
+
+
+def test_bad_answer_repeats_no_earlier_message(world: World, hook: Receiver) -> None:
+    hook.answers = [200] + [0] * ATTEMPTS
+    world.run(step="first")
+    world.run(second="second")
+    assert world.tick(sensors.failed_runs()).startswith("1 messages sent; not told, to be tried again: ")
+    assert world.tick(sensors.failed_runs()) == "1 messages sent"
+    assert [told["problems"][0]["name"] for told in hook.messages] == ["index", "lists"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        ({}, None),
+        ({"": "2025-03-01"}, "2025-03-01"),
+        ({"_range_start": "2025-03-01", "_range_end": "2025-03-30"}, "2025-03-01...2025-03-30"),
+        ({"_range_start": "2025-03-01", "_range_end": "2025-03-01"}, "2025-03-01"),
+    ],
+)
+def test_run_over_a_range_is_told_by_both_ends(
+    world: World, hook: Receiver, tags: dict[str, str], told: str | None
+) -> None:
+    names = {end: f"dagster/{'asset_' if end else ''}partition{end}" for end in tags}
+    world.run(step="first", tags={names[end]: day for end, day in tags.items()})
+    world.tick(sensors.failed_runs())
+    assert [sent["partition"] for sent in hook.messages] == [told]
 
 
 def test_without_a_webhook_nothing_is_told_and_nothing_is_lost(world: World, hook: Receiver) -> None:
