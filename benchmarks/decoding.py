@@ -65,7 +65,7 @@ OVER = {
     "table": ("the whole vocabulary", {}),
 }
 PEER = "transformers' generate with prefix_allowed_tokens_fn{}, best of batches of {}"
-PEER_BATCHES = {"cpu": [1, 8], "cuda": [32, 128]}
+PEER_BATCHES = {"cpu": [1, 8, 32, 128], "cuda": [32, 128]}
 Lists = tuple[NDArray[np.int32], NDArray[np.float32]]
 T = TypeVar("T")
 

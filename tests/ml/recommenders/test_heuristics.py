@@ -89,12 +89,13 @@ def by_hand(train: list[list[int]], history: list[int], p: TransitionsParams) ->
     size = np.maximum(np.bincount(events, minlength=N_ITEMS), 1)
     weights = counts / (size[:, None] ** p.source_norm * size[None, :] ** p.target_norm)
     weights *= np.exp(p.affinity * (text @ text.T))
-    scores, mean = np.zeros(N_ITEMS), np.zeros(3)
+    scores, again, mean = np.zeros(N_ITEMS), np.zeros(N_ITEMS), np.zeros(3)
     last = (len(history) - 1) // 2
     for place in range(max(0, len(history) - p.recent), len(history)):
         vote = p.recency_decay ** (len(history) - 1 - place) * p.day_decay ** (last - place // 2)
         scores += vote * weights[history[place]]
         mean += vote * text[history[place]]
+        again[history[place]] += p.again * vote
     scores /= max(scores.max(), 1e-30)
     second = np.zeros(N_ITEMS)
     for item in np.argsort(-scores, kind="stable")[: p.hop_width]:
@@ -102,7 +103,7 @@ def by_hand(train: list[list[int]], history: list[int], p: TransitionsParams) ->
     scores += p.two_hop * second / max(second.max(), 1e-30)
     popular = np.bincount(events, minlength=N_ITEMS)
     scores += p.popularity * popular / max(popular.max(), 1)
-    return scores + p.similarity * text @ (mean / max(np.linalg.norm(mean), 1e-12))
+    return scores + again + p.similarity * text @ (mean / max(np.linalg.norm(mean), 1e-12))
 
 
 @given(
@@ -115,6 +116,7 @@ def by_hand(train: list[list[int]], history: list[int], p: TransitionsParams) ->
             {"window": 3, "same_day": 3.0, "day_decay": 0.5},
             {"affinity": 2.0, "similarity": 0.3},
             {"two_hop": 0.4, "hop_width": N_ITEMS},
+            {"again": 2.0, "day_decay": 0.5},
         ]
     ),
 )
@@ -128,6 +130,14 @@ def test_transitions_equal_loops(
     for row, history in enumerate(asked):
         expected = by_hand(train, history, params)
         np.testing.assert_allclose(scores[row], expected[items[row]], rtol=1e-4, atol=1e-6)
+
+
+def test_the_history_comes_again_latest_first_where_it_may() -> None:
+    model = Transitions(TransitionsParams(again=2.0, recency_decay=0.9))
+    model.fit(split(timed([[0, 1, 2, 3], [2, 3, 4]]), "full"), small_catalogue(TEXT), 0)
+    asked = timed([[5, 6, 2]])
+    assert model.recommend(asked, 4, exclude_history=False)[0].tolist() == [[2, 6, 5, 3]]
+    assert model.recommend(asked, 1)[0].tolist() == [[3]]
 
 
 def test_voting_otherwise_needs_no_counting() -> None:

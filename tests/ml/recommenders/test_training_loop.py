@@ -126,7 +126,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path, killed_after: int
 def test_patience_counts_looks_in_their_order_after_a_resume(tmp_path: Path) -> None:
     params = PARAMS.model_copy(update={"epochs": 20, "patience": 3})
     # The best look is the ninth; as text "10" to "12" come before "9".
-    scores = {epoch: 0.1 + 0.1 * (epoch == 9) for epoch in range(1, 21)}
+    scores = {epoch: 0.1 * epoch if epoch < 10 else 0.0 for epoch in range(1, 21)}
 
     class KilledError(Exception):
         pass

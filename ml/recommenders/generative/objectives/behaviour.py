@@ -81,8 +81,6 @@ class BehaviourFirst(Autoregressive):
             loss = self.path_loss(path)
         else:
             loss = states.sum()
-        for part in network.auxiliary:
-            loss = loss + part(network, sequences, targets, memory)
         return loss, known.sum()
 
     def states(self, network: Network, memory: Memory, at: Tensor, targets: Tensor, types: Tensor) -> Tensor:

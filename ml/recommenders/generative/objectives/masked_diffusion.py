@@ -92,8 +92,6 @@ class MaskedDiffusion(nn.Module):
         loss = (of_codes / masked[known].sum(dim=1)).sum() / known.sum().clamp(min=1)
         if self.training:
             self.steps += 1
-        for part in network.auxiliary:
-            loss = loss + part(network, sequences, targets, memory)
         return loss, known.sum()
 
     def draw(self, unseen: Tensor) -> Tensor:

@@ -81,8 +81,6 @@ class NextTokens(nn.Module):
                     else torch.searchsorted(present, codes[:, level].contiguous())
                 )
                 loss = loss + nn.functional.cross_entropy(logits, place)
-        for part in network.auxiliary:
-            loss = loss + part(network, sequences, targets, memory)
         return loss, known.sum()
 
     def scores(self, network: Network, sequences: Sequences) -> list[Tensor]:

@@ -85,8 +85,6 @@ class Parallel(nn.Module):
         known = (asked >= 0) & (network.trie.place[asked.clamp(min=0)] >= 0)
         told = self._by_items if self.over == "items" else self._by_codes
         loss = told(network, memory.after(at)[known], asked[known])
-        for part in network.auxiliary:
-            loss = loss + part(network, sequences, targets, memory)
         return loss, known.sum()
 
     def _by_codes(self, network: Network, states: Tensor, targets: Tensor) -> Tensor:
@@ -97,6 +95,8 @@ class Parallel(nn.Module):
 
     def _by_items(self, network: Network, states: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy of targets [m] among all items that have an ID, states float [m, d]."""
+        if not len(targets):
+            return states.sum()
         there = network.trie.place >= 0
         codes = normalize(network.table.table, dim=1)
         items = embedding_bag(network.table.item_rows[there], codes, mode="mean")

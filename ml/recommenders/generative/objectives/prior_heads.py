@@ -133,8 +133,6 @@ class PriorHeads(Autoregressive):
                 loss = loss + cross_entropy(self.gates[prior](before).float(), label)
         else:
             loss = states.sum()
-        for part in network.auxiliary:
-            loss = loss + part(network, sequences, targets, memory)
         return loss, known.sum()
 
     def labels(self, network: Network, sequences: Sequences, targets: Tensor) -> dict[Prior, Tensor]:

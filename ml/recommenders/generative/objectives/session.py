@@ -91,8 +91,6 @@ class NextSession(Autoregressive):
                 loss = loss + self.params.rank * self.rank_loss(scores, known, session, sequences, targets)
         else:
             loss = states.sum()
-        for part in network.auxiliary:
-            loss = loss + part(network, sequences, targets, memory)
         return loss, known.sum()
 
     def rank_loss(

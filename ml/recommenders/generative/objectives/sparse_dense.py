@@ -106,8 +106,6 @@ class SparseDense(nn.Module):
             chosen = path_scores(network, states[:, :-1], leaves[known], self.params.normalise)
             loss = loss - chosen.sum(dim=1).mean()
             loss = loss + self.params.dense_weight * self.contrast(network, states[:, -1], asked[known])
-        for part in network.auxiliary:
-            loss = loss + part(network, sequences, targets, memory)
         return loss, known.sum()
 
     def contrast(self, network: Network, states: Tensor, items: Tensor) -> Tensor:

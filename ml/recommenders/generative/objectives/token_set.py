@@ -95,8 +95,6 @@ class TokenSet(nn.Module):
             wrong = wrong.masked_fill(own[:, None] == others, -torch.inf)
             logits = torch.cat([right, wrong], dim=2).float().flatten(0, 1)
             loss = loss + cross_entropy(logits, own.new_zeros(len(logits)))
-        for part in network.auxiliary:
-            loss = loss + part(network, sequences, targets, memory)
         return loss, known.sum()
 
     def rank(

@@ -26,7 +26,8 @@ class DisentangledTokensParams(PartParams):
     Parameters
     ----------
     positions
-        Add to a code, in the collaborative branch, an embedding of its place in the ID.
+        Add to a code, in the collaborative branch, an embedding of its place in the ID. What is written knows its place
+        in both branches without it: the decoder has no other way to tell steps apart.
     branch
         Whether there is a collaborative branch; without it a code is its embedding, plus that of its place.
     gate

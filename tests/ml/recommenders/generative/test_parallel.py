@@ -107,8 +107,10 @@ def test_over_items_the_loss_is_a_softmax_over_all_that_have_an_id(backbone: dic
             each.append(scores[target] - np.log(np.exp(scores[there]).sum()))
     with torch.no_grad():
         loss, count = network.objective.loss(network, read(row[:3]), torch.tensor([row[1:]]))
+        nothing, none = network.objective.loss(network, read(row[:3]), torch.full((1, 3), -1))
     assert int(count) == len(each)
     np.testing.assert_allclose(float(loss), -np.mean(each), rtol=1e-4)
+    assert (float(nothing), int(none)) == (0, 0)
 
 
 def test_over_items_needs_one_vector_an_item() -> None:
