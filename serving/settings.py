@@ -24,7 +24,7 @@ class ServiceSettings(BaseSettings):
     max_request_bytes
         Longest body that is read.
     request_timeout
-        Seconds after which a request is answered with 503.
+        Seconds that the body of a request has to arrive, else it is answered with 408; and then the answer, else 503.
     lookup_timeout
         Seconds after which a user whom the online store is asked for is answered as a stranger.
     batch

@@ -73,7 +73,7 @@ class Observed:
 
 
 class Bounded:
-    """Refuses bodies that are too long, and answers with 503 what takes too long.
+    """Refuses bodies that are too long or do not arrive, and answers with 503 what takes too long.
 
     What a thread has begun cannot be ended; it goes on, and nobody waits for it.
 
@@ -84,7 +84,7 @@ class Bounded:
     max_bytes
         Longest body.
     seconds
-        Longest time.
+        Longest time that the body has to arrive (408), and then the answer to be made.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
@@ -98,7 +98,15 @@ class Bounded:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = await self._body(scope, receive)
+        try:
+            async with asyncio.timeout(self._seconds):
+                body = await self._body(scope, receive)
+        except TimeoutError:
+            # What the rest of the body would be is not known, so the connection is of no more use.
+            detail = f"the body did not arrive within {self._seconds:g} seconds"
+            response = ProblemResponse(408, "request-timeout", detail, {"Connection": "close"})
+            await response(scope, receive, send)
+            return
         if body is None:
             detail = f"a request may hold {self._max_bytes} bytes at most"
             await ProblemResponse(413, "too-large", detail, {"Connection": "close"})(scope, receive, send)

@@ -86,6 +86,7 @@ _DESCRIPTIONS = {
     401: "No key, or one that nobody was given.",
     403: "The key must not be used for this.",
     404: "There is no such thing.",
+    408: "The body did not arrive in time.",
     413: "The request is too large.",
     422: "A part of the request makes no sense.",
     429: "Too many requests; `Retry-After` says when to come back.",

@@ -58,7 +58,9 @@ def for_a_user(
     return _told(request, answer if known_as == user_id else _named(answer, user_id))
 
 
-@reading.post("/recommendations", tags=["recommend"], response_model=Answer, responses=documented(400, 413))
+@reading.post(
+    "/recommendations", tags=["recommend"], response_model=Answer, responses=documented(400, 408, 413)
+)
 def for_a_session(request: Request, engine: Served, session: SessionRequest) -> Recommendations:
     """Return the best items to follow a history that the request brings along; nothing of it is kept."""
     now, usual = engine.clock(), "view" if "view" in engine.event_types else engine.event_types[0]
@@ -101,7 +103,7 @@ def latest(request: Request, engine: Served, choices: Annotated[Choices, Query()
 
 
 @writing.post(
-    "/events", tags=["events"], status_code=202, response_model=Receipt, responses=documented(400, 413)
+    "/events", tags=["events"], status_code=202, response_model=Receipt, responses=documented(400, 408, 413)
 )
 def post_events(request: Request, engine: Served, batch: EventBatch) -> Any:
     """Take events in: on disk for the next night, and in the histories that the next request reads."""

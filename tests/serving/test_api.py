@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from planted import Ahead, Broken, ids, planted_engine, service
 
 from serving.keys import KeyFile
@@ -163,6 +168,46 @@ def test_slow_answers_end_in_time(tmp_path: Path) -> None:
         assert client.get("/health/live").json() == {"status": "alive"}
 
 
+@contextmanager
+def listening(app: Any) -> Iterator[tuple[str, int]]:
+    """Serve an app on a real socket."""
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        try:
+            yield bound.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.mark.parametrize("trickling", [False, True])
+def test_body_that_does_not_arrive_is_not_waited_for(tmp_path: Path, trickling: bool) -> None:
+    app: Any = service(tmp_path, request_timeout=0.5).app
+    head = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n"
+    with listening(app) as address, socket.create_connection(address, timeout=0.1) as client:
+        client.sendall(head)
+        found, ends = b"", time.monotonic() + 20
+        while time.monotonic() < ends:
+            try:
+                if not (part := client.recv(4096)):
+                    break
+                found += part
+            except TimeoutError:
+                if trickling:
+                    client.sendall(b"x")
+            except ConnectionResetError:  # closed with a byte unread
+                break
+        else:
+            pytest.fail("the connection was not closed")
+    told, body = found.decode().split("\r\n\r\n")
+    assert told.startswith("HTTP/1.1 408 ")
+    assert "connection: close" in told.lower().splitlines()
+    assert json.loads(body)["type"] == "urn:tessera:request-timeout"
+    assert json.loads(body)["detail"] == "the body did not arrive within 0.5 seconds"
+
+
 def test_request_ids_and_log_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     client = service(tmp_path)
     with caplog.at_level(logging.INFO, "serving.access"):
@@ -257,7 +302,7 @@ def test_openapi_tells_all(tmp_path: Path) -> None:
                 assert response["content"] == {PROBLEM: reference}, (told["operationId"], status)
     assert operations["post", "/v1/events"]["security"] == [{"key": []}]
     assert set(operations["post", "/v1/events"]["responses"]) == {
-        *("202", "400", "401", "403", "413", "422", "429", "500", "503")
+        *("202", "400", "401", "403", "408", "413", "422", "429", "500", "503")
     }
     assert document["components"]["securitySchemes"]["key"]["in"] == "header"
     assert "HTTPValidationError" not in json.dumps(document)
