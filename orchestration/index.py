@@ -198,8 +198,8 @@ def publish_recommendations(settings: Settings) -> Published:
     Raises
     ------
     ArtifactError
-        If the live index or trie was built for another champion, or if a part has changed since it was bound; what
-        was published stays.
+        If the live index or trie was built for another champion, if a part has changed since it was bound, or if
+        another champion was chosen meanwhile; what was published stays, the live lists with it.
     """
     champion, index, trie = load_champion(settings), current(settings.index), current(settings.tries)
     model = hash_folder(champion.model)
@@ -220,7 +220,6 @@ def publish_recommendations(settings: Settings) -> Published:
             write_manifest(
                 staging, Manifest(kind="recommendations", version=version, inputs=inputs, metrics=metrics)
             )
-    set_current(settings.recommendations, version)
     publications.make_live(
         settings,
         {

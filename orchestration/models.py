@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,6 +33,7 @@ from orchestration.settings import Settings
 if TYPE_CHECKING:
     from ml.evaluation.audit import Audit
 
+_log = logging.getLogger(__name__)
 PROTOCOLS = ("leave_one_out", "temporal")
 BASELINE = "transitions"
 _PR_SET_PDEATHSIG = 1
@@ -298,6 +300,22 @@ def read_decision(settings: Settings) -> dict[str, Any]:
         raise ArtifactError(f"{settings.home} has no champion yet: run the retrain job first")
     decision: dict[str, Any] = read_json(path)
     return decision
+
+
+def read_served(settings: Settings) -> dict[str, Any]:
+    """Return what ``champion.json`` says is served; empty where it is gone, or unreadable, which the log tells of."""
+    path = settings.home / "champion.json"
+    if not path.is_file():
+        return {}
+    try:
+        stated = read_json(path)
+    except (ArtifactError, OSError) as error:
+        _log.warning("going on as if it were not there: %s", error)
+        return {}
+    if not isinstance(stated, dict):
+        _log.warning("going on as if it were not there: %s holds no object", path)
+        return {}
+    return stated
 
 
 def write_decision(settings: Settings, decision: Mapping[str, Any]) -> None:

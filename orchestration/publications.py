@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 from ml.artifacts import ArtifactError, is_complete, read_json, set_current, write_json
 from ml.bindings import LINEAGE, bind, check_bound
 from ml.files import alone
-from orchestration.models import read_decision, write_decision
+from orchestration.models import read_decision, read_served, write_decision
 from orchestration.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Publication(BaseModel):
 
 
 def make_live(settings: Settings, champion: dict[str, Any]) -> Publication:
-    """Record a publication, point the service at it, and remove what no publication needs any more.
+    """Record a publication, point the service and ``CURRENT`` at it, and remove what no publication needs any more.
 
     Parameters
     ----------
@@ -106,13 +106,15 @@ def make_live(settings: Settings, champion: dict[str, Any]) -> Publication:
         served = {part: champion[key] for part, key in _SERVED.items() if champion.get(key)}
         parts = {**decision.get("parts", {}), **served}
         check_bound(decision.get("bound", {}), _folders(settings, parts), LINEAGE)
-        known, before = publications(settings), live(settings)
+        known, stated = publications(settings), read_served(settings)
+        before = _record_of(settings, stated) or _newest(known)
         if before is not None:
             same = {part: path for part, path in served.items() if before.parts.get(part) == path}
             check_bound(before.bound, _folders(settings, same))
         bound = decision.get("bound", {}) | bind(_folders(settings, served))
         if before is not None and (before.champion, before.bound) == (champion, bound):
-            _write_live(settings, before, champion)
+            _point(settings, parts)
+            _write_live(settings, before, champion, stated)
             return before
         made = Publication(
             number=known[-1].number + 1 if known else 1,
@@ -124,7 +126,8 @@ def make_live(settings: Settings, champion: dict[str, Any]) -> Publication:
             bound=bound,
         )
         _write(settings, made)
-        _write_live(settings, made, champion)
+        _point(settings, parts)
+        _write_live(settings, made, champion, stated)
         _prune(settings, made)
     try:
         _promote(settings, made, bound=True)
@@ -148,11 +151,7 @@ def publications(settings: Settings) -> list[Publication]:
 
 def live(settings: Settings) -> Publication | None:
     """Return what the service is pointed at; None where nothing is, or where there is no record of it."""
-    path = settings.home / "champion.json"
-    number = read_json(path).get("publication") if path.is_file() else None
-    if number is None or not _path(settings, number).is_file():
-        return None
-    return _read(settings, number)
+    return _record_of(settings, read_served(settings))
 
 
 def roll_back(settings: Settings, to: int | None = None) -> tuple[Publication, str | None]:
@@ -162,7 +161,8 @@ def roll_back(settings: Settings, to: int | None = None) -> tuple[Publication, s
     ----------
     to
         Its number. By default the newest one before the live one that had another champion and was not itself
-        rolled back.
+        rolled back. Where ``champion.json`` is gone or does not say what is live, the newest one that was not
+        rolled back: what was live last.
 
     Returns
     -------
@@ -175,11 +175,12 @@ def roll_back(settings: Settings, to: int | None = None) -> tuple[Publication, s
         be reached and ``to`` was not given. Nothing has changed then.
     """
     with _alone(settings):
-        target = _choose(settings, to)
+        stated = read_served(settings)
+        target = _choose(settings, to, stated)
         check_bound(target.bound, _folders(settings, target.parts), LINEAGE)
         if to is None and target.registry_version is not None:
             _check_registry(settings, target)
-        _repoint(settings, target)
+        _repoint(settings, target, stated)
     # The service follows already: MLflow takes seconds to be imported.
     try:
         _promote(settings, target)
@@ -199,7 +200,19 @@ def _check_registry(settings: Settings, target: Publication) -> None:
         ) from None
 
 
-def _choose(settings: Settings, to: int | None) -> Publication:
+def _record_of(settings: Settings, stated: dict[str, Any]) -> Publication | None:
+    number = stated.get("publication")
+    if not isinstance(number, int) or not _path(settings, number).is_file():
+        return None
+    return _read(settings, number)
+
+
+def _newest(known: Sequence[Publication]) -> Publication | None:
+    """Return the newest publication that was not rolled back: what was live last."""
+    return next((publication for publication in reversed(known) if publication.withdrawn_at is None), None)
+
+
+def _choose(settings: Settings, to: int | None, stated: dict[str, Any]) -> Publication:
     known = publications(settings)
     if to is not None:
         for publication in known:
@@ -207,11 +220,11 @@ def _choose(settings: Settings, to: int | None) -> Publication:
                 return publication
         kept = f"kept are {_ranges(known)}" if known else "none is kept"
         raise ArtifactError(f"there is no publication {to}: {kept}")
-    now = live(settings)
-    for publication in reversed(known):
-        if now is not None and _may_follow(publication, now):
-            return publication
-    raise ArtifactError("there is no earlier champion to go back to; publications lists what is kept")
+    now = _record_of(settings, stated)
+    found = _newest([p for p in known if now is None or _may_follow(p, now)])
+    if found is None:
+        raise ArtifactError("there is no earlier champion to go back to; publications lists what is kept")
+    return found
 
 
 def _may_follow(publication: Publication, now: Publication) -> bool:
@@ -223,7 +236,7 @@ def _may_follow(publication: Publication, now: Publication) -> bool:
     )
 
 
-def _repoint(settings: Settings, target: Publication) -> None:
+def _repoint(settings: Settings, target: Publication, stated: dict[str, Any]) -> None:
     """Make a publication live; ``champion.json`` last, so that a kill before that is mended by doing it again."""
     now = datetime.now(UTC)
     for publication in publications(settings):
@@ -232,25 +245,25 @@ def _repoint(settings: Settings, target: Publication) -> None:
         if publication.number >= target.number and withdrawn != (publication.withdrawn_at is not None):
             _write(settings, publication.model_copy(update={"withdrawn_at": now if withdrawn else None}))
     write_decision(settings, target.decision)
-    for part, versions in (
-        ("index", settings.index),
-        ("trie", settings.tries),
-        ("recommendations", settings.recommendations),
-    ):
-        if part in target.parts:
-            set_current(versions, Path(target.parts[part]).name)
-    path = settings.home / "champion.json"
-    stated = read_json(path) if path.is_file() else {}
-    _write_live(
-        settings, target, target.champion | {key: stated[key] for key in _OF_THE_HOME if key in stated}
-    )
+    _point(settings, target.parts)
+    of_the_home = {key: stated[key] for key in _OF_THE_HOME if key in stated}
+    _write_live(settings, target, target.champion | of_the_home, stated)
 
 
-def _write_live(settings: Settings, publication: Publication, champion: dict[str, Any]) -> None:
+def _point(settings: Settings, parts: dict[str, str]) -> None:
+    """Point ``CURRENT`` of index, trie and lists at those among the parts of a publication."""
+    for path in parts.values():
+        versions, _, version = path.partition("/")
+        if versions in _VERSIONED:
+            set_current(settings.home / versions, version)
+
+
+def _write_live(
+    settings: Settings, publication: Publication, champion: dict[str, Any], stated: dict[str, Any]
+) -> None:
     content = champion | {"publication": publication.number}
-    path = settings.home / "champion.json"
-    if not path.is_file() or read_json(path) != content:
-        write_json(path, content)
+    if stated != content:
+        write_json(settings.home / "champion.json", content)
 
 
 def _promote(settings: Settings, publication: Publication, bound: bool = False) -> None:

@@ -29,6 +29,7 @@ from ml.snapshot import load_snapshot, write_snapshot
 from ml.tokenizers.lifecycle import assign_semantic_ids, fit_tokenizer
 from orchestration import index
 from orchestration.index import build_trie, load_champion, publish_recommendations
+from orchestration.publications import roll_back
 from orchestration.settings import Settings
 from serving.withdrawn import WithdrawnItems
 from tests.ml.tokenizers.samples import sample_items
@@ -179,3 +180,46 @@ def test_withdrawn_items_are_in_no_list(settings: Settings) -> None:
     assert after["u0"][:2] == before["u0"][1:]
     WithdrawnItems(settings.home).remove([first])
     assert lists() == before
+
+
+def publish(settings: Settings, model: str) -> dict[str, Any]:
+    """Make a model the champion, and publish it with an index and a trie of its own."""
+    choose(settings, model)
+    index_of(settings, model)
+    build_trie(settings)
+    publish_recommendations(settings)
+    told: dict[str, Any] = read_json(settings.home / "champion.json")
+    return told
+
+
+def live_versions(settings: Settings) -> list[str]:
+    """Return what ``CURRENT`` names, as ``champion.json`` would say it."""
+    folders = (settings.index, settings.tries, settings.recommendations)
+    return [str(current(folder).relative_to(settings.home)) for folder in folders]
+
+
+def test_rollback_while_lists_are_made_keeps_the_live_lists(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = publish(settings, "first")
+    publish(settings, "second")
+    honest = index._recommend_all
+
+    def rolled_back_meanwhile(*told: Any) -> pa.Table:
+        roll_back(settings)
+        return honest(*told)
+
+    monkeypatch.setattr(index, "_recommend_all", rolled_back_meanwhile)
+    WithdrawnItems(settings.home).add(["i0"])
+    with pytest.raises(ArtifactError, match="became champion while the lists of"):
+        publish_recommendations(settings)
+    assert live_versions(settings) == [first[key] for key in ("index", "trie", "recommendations")]
+
+
+def test_lists_that_are_refused_do_not_become_live(settings: Settings) -> None:
+    told = publish(settings, "first")
+    (settings.home / told["trie"] / "more.json").write_text("{}")
+    WithdrawnItems(settings.home).add(["i0"])
+    with pytest.raises(ArtifactError, match=r"trie: .* has changed"):
+        publish_recommendations(settings)
+    assert live_versions(settings) == [told[key] for key in ("index", "trie", "recommendations")]

@@ -14,7 +14,6 @@ from ml.artifacts import (
     Manifest,
     current,
     read_json,
-    set_current,
     write_json,
     write_manifest,
     write_text,
@@ -65,8 +64,6 @@ def night(settings: Settings, number: int, as_of: str | None = None) -> publicat
         "trie": part(settings, f"tries/{decision['recipe']}"),
         "recommendations": part(settings, f"recommendations/{number}"),
     }
-    for path in served.values():
-        set_current((settings.home / path).parent, Path(path).name)
     champion = {key: decision[key] for key in ("recipe", "model", "snapshot")}
     return make_live(settings, champion | served | {"heuristic": None, "as_of": as_of, "popular": ["i"]})
 
@@ -81,6 +78,11 @@ def test_what_is_live_is_a_copy_of_its_record(settings: Settings) -> None:
     one = night(settings, 1)
     assert told(settings) == one.champion | {"publication": 1}
     assert live(settings) == one
+    assert [current(settings.home / name).name for name in ("index", "tries", "recommendations")] == [
+        "first1",
+        "first",
+        "1",
+    ]
     assert set(one.bound) == {
         "recommender",
         "catalogue",
@@ -288,3 +290,52 @@ def test_broken_record_is_told_in_one_line(settings: Settings) -> None:
     write_json(settings.publications / "1.json", {"number": 1})
     with pytest.raises(ArtifactError, match=r"publications/1\.json: published_at: Field required"):
         roll_back(settings)
+
+
+@pytest.fixture(params=["", "\0\0", "[]", '{"recipe": "b"}', "gone"])
+def unreadable(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    """Return a home of the champions a, then b, whose ``champion.json`` does not say what is live."""
+    for number, recipe in enumerate("ab", start=1):
+        choose(settings, recipe)
+        night(settings, number)
+    if request.param == "gone":
+        (settings.home / "champion.json").unlink()
+    else:
+        write_text(settings.home / "champion.json", request.param)
+    assert live(settings) is None
+    return settings
+
+
+def test_night_mends_what_is_unreadable(unreadable: Settings) -> None:
+    assert night(unreadable, 2).number == 2
+    assert (told(unreadable)["recipe"], told(unreadable)["publication"]) == ("b", 2)
+    assert night(unreadable, 3).number == 3
+
+
+@pytest.mark.parametrize("to", [1, 2])
+def test_rollback_by_number_mends_what_is_unreadable(unreadable: Settings, to: int) -> None:
+    made = roll_back(unreadable, to=to)[0]
+    assert told(unreadable) == made.champion | {"publication": to}
+    assert read_decision(unreadable)["recipe"] == made.recipe
+    assert [p.withdrawn_at is None for p in publications.publications(unreadable)] == [True, to == 2]
+
+
+def test_rollback_of_what_is_unreadable_restores_what_was_live_last(unreadable: Settings) -> None:
+    assert roll_back(unreadable)[0].number == 2
+    assert told(unreadable)["recipe"] == "b"
+    assert roll_back(unreadable)[0].number == 1
+    # Not the newest record: that one was rolled back.
+    (unreadable.home / "champion.json").unlink()
+    assert roll_back(unreadable)[0].number == 1
+
+
+def test_unreadable_file_is_told_of_once(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    choose(settings, "a")
+    night(settings, 1)
+    write_text(settings.home / "champion.json", "")
+    roll_back(settings)
+    told_of = [record.getMessage() for record in caplog.records]
+    assert len(told_of) == 1
+    assert told_of[0].startswith(
+        f"going on as if it were not there: {settings.home}/champion.json is not valid"
+    )
