@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ml.recommenders.base import top_k
 from ml.recommenders.batches import Sequences, Windows, windows
 from ml.recommenders.generative.beam import beam_search
+from ml.recommenders.generative.one_pass import code_sums, rank_all
 from ml.recommenders.generative.parts import Facts, Memory, Objective, PartParams
 
 if TYPE_CHECKING:
@@ -111,19 +111,9 @@ class NextTokens(nn.Module):
         if self.params.beam is not None:
             n = len(sequences.lengths)
             return beam_search(_Told(scores), trie, n, self.params.beam, k, excluded)
-        rows = network.table.item_rows - network.table.offsets
-        reachable = trie.place >= 0
-        total = scores[0].new_full((len(sequences.lengths), len(rows)), -torch.inf)
-        total[:, reachable] = sum(
-            (score[:, rows[reachable, level]] for level, score in enumerate(scores)),
-            start=scores[0].new_zeros(()),
-        )
-        if excluded is not None:
-            nowhere = torch.where(excluded < 0, len(rows), excluded)
-            padded = nn.functional.pad(total, (0, 1))
-            total = padded.scatter(1, nowhere, -torch.inf)[:, :-1]
-        items, best = top_k(total, k)
-        return torch.from_numpy(items).long(), torch.from_numpy(best)
+        values = torch.cat(scores, dim=1)
+        rows = network.table.item_rows
+        return rank_all(lambda users: code_sums(values[users], rows), trie, len(values), k, excluded)
 
 
 class _Told:
