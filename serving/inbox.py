@@ -92,7 +92,8 @@ class Inbox:
         """
         path, before = self._file(now), self._file(now - timedelta(days=1))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
+        # Without a buffer: what is left in one after an error would be written again when the file is cut or closed.
+        with path.open("a+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             known = self._ids(before, None) | self._ids(path, file)
             self._forget({path, before})
@@ -150,8 +151,8 @@ def _append(file: IO[bytes], content: bytes) -> None:
         # A process that was killed may have left half a line.
         content = content if file.read(1) == b"\n" else b"\n" + content
     try:
-        file.write(content)
-        file.flush()
+        while content:
+            content = content[file.write(content) :]
         os.fsync(file.fileno())
     except OSError:
         file.truncate(end)

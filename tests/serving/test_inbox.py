@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -94,6 +96,31 @@ def test_writers_side_by_side_lose_nothing(tmp_path: Path) -> None:
         thread.join()
     assert sorted(line["event_id"] for line in lines(tmp_path)) == sorted(f"e{n}" for n in range(20))
     assert sum(taken) == 20
+
+
+def test_batch_that_the_disk_takes_in_part_is_taken_back(tmp_path: Path) -> None:
+    """A limit on file size stands in for a full disk: a part is written, and then no more."""
+    code = (
+        "import resource, sys; from datetime import datetime; from pathlib import Path\n"
+        "from serving.inbox import Inbox, LandingForm\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))\n"
+        "now = datetime.fromisoformat(sys.argv[2])\n"
+        "event = {'event_type': 'view', 'event_ts': now, 'user_id': 'u'}\n"
+        "Inbox(Path(sys.argv[1]), LandingForm()).add([event | {'event_id': f'b{n}'} for n in range(9)], now)\n"
+    )
+    inbox = Inbox(tmp_path, LandingForm())
+    inbox.add([event("a")], NOW)
+    path = tmp_path / "landing" / "posted" / "2025-03-31.jsonl"
+    before = path.read_bytes()
+    assert len(before) < 300
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path, NOW.isoformat()], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.splitlines()[-1] == "OSError: [Errno 27] File too large"
+    assert path.read_bytes() == before
+    # Sent again when there is room, all of it is new.
+    assert inbox.add([event(f"b{n}") for n in range(9)], NOW) == [True] * 9
+    assert len(lines(tmp_path)) == 10
 
 
 def test_nothing_is_taken_that_cannot_be_written(tmp_path: Path) -> None:
