@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class WithdrawnFileError(EngineError, ArtifactError):
-    """The file of withdrawn items makes no sense; the message is one line."""
+    """The file of withdrawn items makes no sense, or cannot be changed; the message is one line."""
 
 
 class _Stored(BaseModel):
@@ -55,9 +55,9 @@ class WithdrawnItems:
             return known[1]
         try:
             found = frozenset(self._read().items) if now is not None else frozenset()
-        except ArtifactError as error:
+        except WithdrawnFileError as error:
             if known[0] is None:
-                raise WithdrawnFileError(str(error)) from None
+                raise
             _log.error("%s; what was withdrawn before stays so", error)
             found = known[1]
         self._known = now, found
@@ -68,8 +68,8 @@ class WithdrawnItems:
 
         Raises
         ------
-        ArtifactError
-            If the file makes no sense.
+        WithdrawnFileError
+            If the file makes no sense, or if the disk refuses.
         """
         self._change(set(item_ids), set())
 
@@ -78,15 +78,21 @@ class WithdrawnItems:
         self._change(set(), set(item_ids))
 
     def _change(self, come: set[str], go: set[str]) -> None:
-        with alone(self._path.with_suffix(".lock")):
-            items = self._read().items if self._path.is_file() else {}
-            changed = dict.fromkeys(come, datetime.now(UTC)) | items
-            changed = {item: when for item, when in changed.items() if item not in go}
-            if changed != items:
-                write_json(self._path, _Stored(items=changed).model_dump(mode="json"))
+        try:
+            with alone(self._path.with_suffix(".lock")):
+                items = self._read().items if self._path.is_file() else {}
+                changed = dict.fromkeys(come, datetime.now(UTC)) | items
+                changed = {item: when for item, when in changed.items() if item not in go}
+                if changed != items:
+                    write_json(self._path, _Stored(items=changed).model_dump(mode="json"))
+        except OSError as error:
+            told = f"{self._path} cannot be changed: {error.strerror or error}"
+            raise WithdrawnFileError(told) from None
 
     def _read(self) -> _Stored:
         try:
             return _Stored.model_validate(read_json(self._path))
+        except (ArtifactError, OSError) as error:
+            raise WithdrawnFileError(str(error)) from None
         except ValidationError:
-            raise ArtifactError(f"{self._path} is no file of withdrawn items") from None
+            raise WithdrawnFileError(f"{self._path} is no file of withdrawn items") from None

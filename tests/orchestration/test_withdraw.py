@@ -30,6 +30,14 @@ def test_withdraw_and_restore(home: Path) -> None:
     assert WithdrawnItems(home).now() == {"b"}
 
 
+def test_a_damaged_file_is_told_in_one_line(home: Path) -> None:
+    (home / "withdrawn.json").write_text("{}")
+    for command in ("withdraw", "restore"):
+        done = CliRunner().invoke(app, [command, "a"])
+        assert done.exit_code == 1
+        assert done.output == f"error: {home / 'withdrawn.json'} is no file of withdrawn items\n"
+
+
 def test_a_mistyped_item_changes_nothing(home: Path) -> None:
     done = CliRunner().invoke(app, ["withdraw", "a", "aa"])
     assert done.exit_code == 1

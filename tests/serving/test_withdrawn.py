@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,41 @@ def test_a_damaged_file_brings_nothing_back(tmp_path: Path) -> None:
     client = client_over(tmp_path)
     assert client.get("/v1/popular").status_code == 503
     assert N == 12
+
+
+def refused(client: TestClient) -> set[str]:
+    """Check that nothing can be withdrawn or restored now, and return why."""
+    answers = [client.delete("/v1/items/i5"), client.post("/v1/items/i4/restore")]
+    assert [answer.status_code for answer in answers] == [503, 503]
+    assert {answer.json()["type"] for answer in answers} == {"urn:tessera:not-ready"}
+    return {answer.json()["detail"] for answer in answers}
+
+
+def test_a_file_that_was_damaged_since_or_cannot_be_read_is_not_ready(tmp_path: Path) -> None:
+    client, file = client_over(tmp_path), tmp_path / "withdrawn.json"
+    assert client.delete("/v1/items/i4").status_code == 204
+    assert "i4" not in ids(client.get("/v1/popular?k=12").json())
+    file.write_text("{}")
+    assert refused(client) == {f"{file} is no file of withdrawn items"}
+    file.unlink()
+    file.mkdir()
+    assert "i4" not in ids(client.get("/v1/popular?k=12").json())
+    assert client_over(tmp_path).get("/v1/popular").status_code == 503
+
+
+def test_a_full_disk_is_not_ready_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = client_over(tmp_path)
+    assert client.delete("/v1/items/i4").status_code == 204
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("serving.withdrawn.write_json", full)
+        assert refused(client) == {
+            f"{tmp_path / 'withdrawn.json'} cannot be changed: No space left on device"
+        }
+    assert WithdrawnItems(tmp_path).now() == {"i4"}
+    assert client.post("/v1/items/i4/restore").status_code == 204
