@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ml.artifacts import hash_json
 from ml.recommenders import recommender_class
@@ -48,6 +48,8 @@ class Recipe(Published):
     ----------
     published
         Dataset to metric to the paper's number, for reference.
+    like
+        A recipe of this folder from whose ``recommender`` this one differs in nothing but what its own says.
     recommender
         ``kind`` and parameters; those that the file leaves out are filled in, so that a recipe is complete.
     tokenizer
@@ -58,9 +60,20 @@ class Recipe(Published):
     """
 
     published: dict[str, dict[str, float]] = Field(default_factory=dict)
+    like: str | None = None
     recommender: dict[str, Any]
     tokenizer: str | None = None
     ablations: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_over(cls, told: dict[str, Any]) -> dict[str, Any]:
+        if (like := told.get("like")) is None:
+            return told
+        _, other = _read(str(like), _FOLDER, "recipe")
+        if "like" in other:
+            raise ValueError(f"recipe {like!r} is itself like {other['like']!r}: name that one")
+        return told | {"recommender": _merged(other["recommender"], told.get("recommender", {}))}
 
     @field_validator("recommender")
     @classmethod
@@ -113,6 +126,15 @@ def load(name_or_path: str | Path, folder: Path, what: str, model: type[R]) -> R
     RecipeError
         If there is no such recipe, or if it is not valid; the message is one line and lists what is known.
     """
+    path, content = _read(name_or_path, folder, what)
+    try:
+        return model.model_validate({"name": path.stem, **content})
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {_one_line(error)}") from None
+
+
+def _read(name_or_path: str | Path, folder: Path, what: str) -> tuple[Path, dict[str, Any]]:
+    """Return the file of a recipe, and what it says."""
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
         if str(name_or_path) not in names(folder):
@@ -126,10 +148,7 @@ def load(name_or_path: str | Path, folder: Path, what: str, model: type[R]) -> R
         raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path} is not a recipe: it must map names to values")
-    try:
-        return model.model_validate({"name": path.stem, **content})
-    except ValidationError as error:
-        raise RecipeError(f"{path}: {_one_line(error)}") from None
+    return path, content
 
 
 def complete(given: dict[str, Any], kind: str, params: type[BaseModel]) -> dict[str, Any]:

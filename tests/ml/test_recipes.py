@@ -51,6 +51,36 @@ def test_an_ablation_changes_what_it_names_and_nothing_else(tmp_path: Path) -> N
         load_recipe(f"{path}@bad")
 
 
+def test_a_recipe_like_another_says_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "title: Mine\nlike: tiger\nrecommender: {d: 32, objective: {beam: 5}, tokens: {kind: session}}\n"
+    )
+    tiger, mine = load_recipe("tiger"), load_recipe(path)
+    changed = {"d": 32, "objective": tiger.recommender["objective"] | {"beam": 5}}
+    assert mine.recommender == tiger.recommender | changed | {"tokens": mine.recommender["tokens"]}
+    assert mine.recommender["tokens"]["kind"] == "session"
+    assert (mine.title, mine.published, mine.ablations) == ("Mine", {}, {})
+    path.write_text("title: Mine\nlike: tiger\n")
+    assert load_recipe(path).hash == tiger.hash
+
+
+@pytest.mark.parametrize(
+    ("like", "message"),
+    [
+        ("magic", "unknown recipe 'magic'; known: .*tiger"),
+        ("apao", "mine.yaml: .*recipe 'apao' is itself like 'tiger': name that one"),
+        ("[tiger]", "unknown recipe .*known: "),
+    ],
+)
+def test_what_a_recipe_cannot_be_like(tmp_path: Path, like: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"title: Mine\nlike: {like}\n")
+    with pytest.raises(RecipeError, match=message) as caught:
+        load_recipe(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_recipe_is_complete_and_its_name_is_its_numbers(tmp_path: Path) -> None:
     plain, filled = tmp_path / "mine.yaml", tmp_path / "other.yaml"
     plain.write_text("title: Mine\nrecommender: {kind: transitions}\n")
