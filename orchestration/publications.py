@@ -273,6 +273,12 @@ def _promote(settings: Settings, publication: Publication, bound: bool = False) 
     from ml.registry import Registry
 
     registry = Registry(settings.mlflow, settings.registry_uri)
+    # Where a registry was begun anew its numbers begin at 1 again, and name other models.
+    candidate = Path(publication.parts.get("evaluated", publication.model)).parent.as_posix()
+    if registry.version(publication.registry_version).tags.get("model") != candidate:
+        raise ArtifactError(
+            f"it is another one than this publication's, its version {publication.registry_version} is not {candidate}"
+        )
     if bound:
         registry.bind(publication.registry_version, publication.bound)
     now = live(settings)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from ml.artifacts import (
@@ -19,7 +20,7 @@ from ml.artifacts import (
     write_text,
 )
 from ml.bindings import bind
-from ml.registry import PREVIOUS, Registry
+from ml.registry import PREVIOUS, Registry, Version
 from orchestration import cli, publications
 from orchestration.models import read_decision, write_decision
 from orchestration.publications import live, make_live, roll_back
@@ -217,10 +218,16 @@ def test_kill_before_the_last_step_is_mended_by_the_same_command(
     assert roll_back(settings)[0].recipe == "b"
 
 
+def registered(settings: Settings, recipe: str) -> Version:
+    tags = {"recipe": recipe, "model": f"models/{recipe}/h"}
+    registry = Registry(settings.mlflow, settings.registry_uri)
+    return registry.register(settings.models / recipe, {}, {}, tags)
+
+
 def test_registry_follows(settings: Settings) -> None:
     registry = Registry(settings.mlflow)
     for number, recipe in enumerate(("a", "b"), start=1):
-        version = registry.register(settings.models / recipe, {}, {}, {"recipe": recipe})
+        version = registered(settings, recipe)
         choose(settings, recipe, version.number)
         made = night(settings, number)
         champion = registry.champion()
@@ -238,7 +245,7 @@ def test_rollback_while_the_registry_is_told_has_the_last_word(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = Registry(settings.mlflow)
-    versions = [registry.register(settings.models / name, {}, {}, {"recipe": name}).number for name in "ab"]
+    versions = [registered(settings, name).number for name in "ab"]
     choose(settings, "a", versions[0])
     night(settings, 1)
     choose(settings, "b", versions[1])
@@ -247,6 +254,34 @@ def test_rollback_while_the_registry_is_told_has_the_last_word(
     champion = registry.champion()
     assert champion is not None
     assert (champion.tags["recipe"], told(settings)["recipe"]) == ("a", "a")
+
+
+def test_registry_begun_anew_is_not_told_of_older_publications(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, recipe in enumerate("ab", start=1):
+        choose(settings, recipe, registered(settings, recipe).number)
+        night(settings, number)
+    # Another file: MLflow keeps that of the first open.
+    anew = SecretStr(f"sqlite:///{settings.home}/anew.db")
+    settings = settings.model_copy(update={"mlflow_uri": anew})
+    registry = Registry(settings.mlflow, settings.registry_uri)
+    other = registered(settings, "c")
+    registry.promote(other.number)
+    # What is b's version 2 elsewhere is not there; what is a's version 1 is c.
+    night(settings, 3)
+    assert "publication 3 is live, the registry was not told" in caplog.text
+    publication, trouble = roll_back(settings)
+    assert (publication.recipe, told(settings)["recipe"]) == ("a", "a")
+    assert trouble == (
+        "the registry was not told, its alias stays as it was: "
+        "it is another one than this publication's, its version 1 is not models/a/h"
+    )
+    night(settings, 4)
+    assert "its version 1 is not models/a/h" in caplog.text
+    champion = registry.champion()
+    assert champion is not None
+    assert (champion.number, champion.tags, champion.bound) == (other.number, other.tags, {})
 
 
 def test_registry_out_of_reach(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
