@@ -45,14 +45,14 @@ def costs_of(
     snapshot
         What they were trained on.
     served
-        Snapshot of the live champion, relative to the home; None where none is live.
+        Snapshot that is served, relative to the home; None where nothing is.
     """
     data = load_snapshot(snapshot)
-    churn = _churn(settings, data, served)
+    churn, why = _churn(settings, data, served)
     made = {}
     for recipe, folder in candidates.items():
         measured = _measured(folder, data)
-        made[recipe] = replace(measured, churn=churn if measured.uses_ids else None)
+        made[recipe] = replace(measured, churn=churn, no_churn=why) if measured.uses_ids else measured
     return made
 
 
@@ -89,9 +89,13 @@ def _measured(folder: Path, data: Snapshot) -> Cost:
         return made
 
 
-def _churn(settings: Settings, data: Snapshot, served: str | None) -> float | None:
-    if served is None or not is_complete(settings.home / served):
-        return None
+def _churn(settings: Settings, data: Snapshot, served: str | None) -> tuple[float | None, str]:
+    """Return the share of items that change their semantic ID, else why there is none."""
+    if served is None:
+        return None, "no champion is live"
+    if not is_complete(settings.home / served):
+        return None, f"{served} of the live champion is gone"
     if (settings.home / served) == data.folder:
-        return 0.0
-    return changed_ids(load_snapshot(settings.home / served).catalogue, data.catalogue)
+        return 0.0, ""
+    changed = changed_ids(load_snapshot(settings.home / served).catalogue, data.catalogue)
+    return changed, "" if changed is not None else f"no item in common with {served} of the live champion"

@@ -229,9 +229,9 @@ def decide(settings: Settings) -> Decision:
     candidates = {recipe: _candidate(settings, recipe) for recipe in settings.recipes}
     results = {recipe: read_result(folder, "temporal") for recipe, folder in candidates.items()}
     live = Registry(settings.mlflow, settings.registry_uri).champion()
-    served = settings.evaluation / "champion.json"
-    of = read_decision(settings)["snapshot"] if live and served.is_file() else None
-    costs = costs_of(settings, candidates, current(settings.snapshots), of)
+    # Not what was decided last: where promoting that failed, it would be compared with itself.
+    served = read_served(settings).get("snapshot")
+    costs = costs_of(settings, candidates, current(settings.snapshots), served)
     incumbent = live.tags.get("recipe") if live else None
     verdict = choose_champion(results, BASELINE, incumbent, policy_of(settings), costs)
     winner = verdict.champion

@@ -33,7 +33,10 @@ class Cost:
     uses_ids
         Whether it recommends by semantic IDs.
     churn
-        Share of the items in common whose semantic ID differs from the live champion's; None without a champion.
+        Share of the items in common whose semantic ID differs from the live champion's; None where there is nothing
+        to compare with.
+    no_churn
+        Why there is nothing to compare with.
     """
 
     latency_ms: float
@@ -41,6 +44,7 @@ class Cost:
     size_mb: float
     uses_ids: bool = False
     churn: float | None = None
+    no_churn: str = ""
 
 
 def latency_ms(recommender: Answers, histories: Histories, users: int = 50, k: int = 20) -> float:

@@ -198,9 +198,10 @@ def _cost_gates(recipe: str, cost: Cost, policy: Policy) -> list[Gate]:
         ),
     ]
     if cost.uses_ids:
-        told = "no champion is live" if cost.churn is None else f"{cost.churn:.1%} of items in common changed"
-        passed = cost.churn is None or cost.churn <= policy.churn
-        gates.append(Gate("id_churn", recipe, passed, f"{told} their semantic ID, limit {policy.churn:.0%}"))
+        told = f"nothing to compare with: {cost.no_churn}"
+        if cost.churn is not None:
+            told = f"{cost.churn:.1%} of items in common changed their semantic ID, limit {policy.churn:.0%}"
+        gates.append(Gate("id_churn", recipe, cost.churn is None or cost.churn <= policy.churn, told))
     return gates
 
 
