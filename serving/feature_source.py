@@ -99,6 +99,12 @@ class FeatureSource:
         ).to_pydict()[self.key]
         return set(rows)
 
+    def newest(self) -> datetime | None:
+        """Return the time of the newest row, None without rows."""
+        found = self._query("SELECT max(event_timestamp) AS newest FROM read_parquet($files)")["newest"]
+        newest: datetime | None = found.to_pylist()[0]
+        return newest
+
     def sample(self, n: int, seed: int, start: datetime, end: datetime) -> list[str]:
         """Return up to ``n`` entities of the window, chosen by ``seed``."""
         return self._query(

@@ -24,8 +24,8 @@ class Parity:
 
     Parameters
     ----------
-    end
-        Time that both sides were asked at: the end of the last materialization.
+    start, end
+        What both sides were asked for: from the TTL before the last materialization's end to that end.
     checked
         Entities compared.
     absent
@@ -34,13 +34,18 @@ class Parity:
         Entities passed over, as they were pushed since.
     differences
         One line each; at most one for an entity.
+    unserved
+        Time of the newest row, where the source has rows and none lies between ``start`` and ``end``: then both sides
+        are equal because nothing is online. None elsewhere.
     """
 
+    start: datetime
     end: datetime
     checked: int
     absent: int
     pushed: int
     differences: list[str]
+    unserved: datetime | None = None
 
 
 def check_parity(home: Path, sample: int, seed: int = 0) -> dict[str, Parity]:
@@ -82,6 +87,7 @@ def _compare(home: Path, store: Any, view: Any, end: datetime, sample: int, seed
     chosen_by = seed ^ int(end.timestamp())
     pushed = PushedKeys(home, view.name).read()
     keys = source.sample(sample, chosen_by, start, end)
+    unserved = None if keys else source.newest()
     known = set(keys)
     keys += [key for key in OnlineKeys(home, view.name).sample(sample // 2, chosen_by) if key not in known]
     asked = [key for key in keys if key not in pushed]
@@ -100,7 +106,7 @@ def _compare(home: Path, store: Any, view: Any, end: datetime, sample: int, seed
         absent += not served and row is None
         if told := _difference(row, written if served else None, stored, names):
             differences.append(f"{view.name} of {source.key} {key}: {told}")
-    return Parity(end, len(asked), absent, len(keys) - len(asked), differences)
+    return Parity(start, end, len(asked), absent, len(keys) - len(asked), differences, unserved)
 
 
 def _difference(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -40,28 +41,56 @@ def write_marts(home: Path) -> None:
         pq.write_table(pa.table(columns), folder / "2025-02-24.parquet")
 
 
-def test_planted_difference_fails_the_check_and_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a home with marts and definitions, of which nothing is online yet."""
     monkeypatch.setenv("TESSERA_HOME", str(tmp_path))
     monkeypatch.setenv("TESSERA_PARITY_SAMPLE", "2")
     settings_module.get_settings.cache_clear()
-    try:
-        write_marts(tmp_path)
-        apply_definitions(tmp_path)
-        materialize(tmp_path, DAY + timedelta(days=1))
-        passed = online_equals_offline()
-        assert isinstance(passed, dg.AssetCheckResult)
-        assert (passed.passed, passed.description) == (True, "every sampled value is the mart's")
+    write_marts(tmp_path)
+    apply_definitions(tmp_path)
+    yield tmp_path
+    settings_module.get_settings.cache_clear()
 
-        store = open_store(tmp_path)
-        materialize_module._blank(store, store.get_feature_view("item_stats"), ["a", "b", "c"])
-        failed = online_equals_offline()
-        assert isinstance(failed, dg.AssetCheckResult)
-        assert not failed.passed
-        assert failed.description is not None
-        assert failed.description.startswith("item_stats of item_id ")
-        assert "online nothing, offline 2025-03-01 00:00:00+00:00" in failed.description
-        assert failed.metadata["differences"].value in (2, 3)
-    finally:
-        settings_module.get_settings.cache_clear()
+
+def check() -> tuple[dg.AssetCheckResult, str]:
+    found = online_equals_offline()
+    assert isinstance(found, dg.AssetCheckResult)
+    assert found.description is not None
+    return found, found.description
+
+
+def test_planted_difference_fails_the_check_and_is_named(home: Path) -> None:
+    materialize(home, DAY + timedelta(days=1))
+    passed, told = check()
+    assert (passed.passed, told) == (True, "every sampled value is the mart's")
+
+    store = open_store(home)
+    materialize_module._blank(store, store.get_feature_view("item_stats"), ["a", "b", "c"])
+    failed, told = check()
+    assert (failed.passed, failed.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert told.startswith("item_stats of item_id ")
+    assert "online nothing, offline 2025-03-01 00:00:00+00:00" in told
+    assert failed.metadata["differences"].value in (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("days", "severity", "views"),
+    [
+        (-40, "ERROR", ["item_stats", "user_activity", "user_history"]),
+        (400, "WARN", ["item_stats", "user_activity"]),
+    ],
+)
+def test_nothing_online_is_not_taken_for_equal(
+    home: Path, days: int, severity: str, views: list[str]
+) -> None:
+    materialize(home, DAY + timedelta(days=1))
+    end = DAY + timedelta(days=days)
+    materialize(home, end)
+    failed, told = check()
+    assert (failed.passed, failed.severity.value) == (False, severity)
+    assert [part.split(" is online")[0] for part in told.split("; ")] == [
+        f"nothing of {name}" for name in views
+    ]
+    assert told.startswith(f"nothing of item_stats is online: its newest row is of {DAY}, served are ")
+    assert told.endswith(f" to {end}")

@@ -124,6 +124,34 @@ def test_pushed_users_are_passed_over_until_the_night(home: Path) -> None:
     assert (found.differences, found.pushed, found.checked) == ([], 0, 20)
 
 
+@pytest.mark.parametrize(
+    ("end", "unserved"),
+    [
+        (5, {"item_stats", "user_activity", "user_history"}),
+        (50, set()),
+        (85, {"item_stats", "user_activity"}),
+        (800, {"item_stats", "user_activity", "user_history"}),
+    ],
+)
+def test_view_of_which_nothing_is_online_is_told(home: Path, end: int, unserved: set[str]) -> None:
+    materialize(home, day(end))
+    push_events(home, [PushedEvent("u3", "new", "view", day(end))], clock=lambda: day(end))
+    found = check_parity(home, sample=200)
+    assert {name for name, view in found.items() if view.unserved} == unserved
+    assert [view.differences for view in found.values()] == [[], [], []]
+    newest = {"item_stats": day(49), "user_activity": day(45 + 19 / 7), "user_history": day(45 + 19 / 7)}
+    for name in unserved:
+        seconds = (found[name].unserved or day(0)) - newest[name]
+        assert abs(seconds.total_seconds()) < 1
+
+
+def test_empty_mart_is_no_view_that_is_not_served(home: Path) -> None:
+    write_marts(home, [row("u0", 45, 1)], [])
+    materialize(home, day(50))
+    found = check_parity(home, sample=200)["item_stats"]
+    assert (found.checked, found.unserved, found.differences) == (0, None, [])
+
+
 def test_nothing_materialized_is_told(tmp_path: Path) -> None:
     with pytest.raises(FeatureStoreError, match="nothing was materialized yet"):
         check_parity(tmp_path, sample=1)

@@ -41,14 +41,26 @@ def feature_mart_checks() -> Iterator[dg.AssetCheckResult]:
 
 @dg.asset_check(asset=online_features, pool=FEAST_POOL)
 def online_equals_offline() -> dg.AssetCheckResult:
-    """Of a sample of entities of each view, every online value against the latest row of the mart, under the TTL."""
+    """Of a sample of entities of each view, every online value against the latest row of the mart, under the TTL.
+
+    A view of which nothing is online though its mart has rows fails too: as an error where they lie in the future, so
+    that the clock is wrong or was, as a warning where all are older than the TTL.
+    """
     settings = get_settings()
     with one_line_failures():
         found = check_parity(settings.home, settings.parity_sample, settings.seed)
     differences = [told for view in found.values() for told in view.differences]
+    unserved = {name: view for name, view in found.items() if view.unserved}
+    told = differences[:_NAMED] + [
+        f"nothing of {name} is online: its newest row is of {view.unserved}, served are {view.start} to {view.end}"
+        for name, view in unserved.items()
+    ]
+    ahead = any(view.unserved and view.unserved > view.end for view in unserved.values())
+    only_old = unserved and not ahead and not differences
     return dg.AssetCheckResult(
-        passed=not differences,
-        description="; ".join(differences[:_NAMED]) or "every sampled value is the mart's",
+        passed=not told,
+        severity=dg.AssetCheckSeverity.WARN if only_old else dg.AssetCheckSeverity.ERROR,
+        description="; ".join(told) or "every sampled value is the mart's",
         metadata={
             "differences": len(differences),
             "entities": {name: view.checked for name, view in found.items()},
