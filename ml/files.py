@@ -3,11 +3,41 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Generic, TypeVar
 
 Mark = tuple[int, int, int]
+_T = TypeVar("_T")
+
+
+class SharedFile(Generic[_T]):
+    """What a file holds, read again when it has changed. While it cannot be read, each caller tries, and is told.
+
+    Parameters
+    ----------
+    path
+        The file.
+    read
+        Makes of it what callers want.
+    absent
+        What they get where it is not there.
+    """
+
+    def __init__(self, path: Path, read: Callable[[Path], _T], absent: _T) -> None:
+        self._path, self._read, self._absent = path, read, absent
+        # In one, so that threads side by side never see the mark of one version and the content of another.
+        self._known: tuple[Mark | None, _T] = None, absent
+
+    def now(self) -> _T:
+        """Return it: the same object as before where nothing has changed. Raises what ``read`` raises."""
+        known, now = self._known, mark(self._path)
+        if now == known[0]:
+            return known[1]
+        found = self._absent if now is None else self._read(self._path)
+        self._known = now, found
+        return found
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ml.artifacts import ArtifactError, read_json, write_json
-from ml.files import Mark, alone, mark
+from ml.files import SharedFile, alone
 
 FILE = "keys.json"
 PREFIX = "tessera_"
@@ -65,8 +65,7 @@ class KeyFile:
 
     def __init__(self, home: Path) -> None:
         self._path = home / FILE
-        self._mark: Mark | None = None
-        self._keys: tuple[ApiKey, ...] = ()
+        self._file = SharedFile[tuple[ApiKey, ...]](self._path, _read, ())
 
     def all(self) -> tuple[ApiKey, ...]:
         """Return the keys, in the order in which they were made.
@@ -76,16 +75,7 @@ class KeyFile:
         KeyFileError
             If the file makes no sense: a damaged file must not pass for one that lets nobody, or anybody, in.
         """
-        now = mark(self._path)
-        if now is None:
-            return ()
-        if now != self._mark:
-            try:
-                self._keys = tuple(ApiKey.model_validate(key) for key in read_json(self._path)["keys"])
-            except (ArtifactError, ValidationError, KeyError, TypeError):
-                raise KeyFileError(f"{self._path} is no file of keys") from None
-            self._mark = now
-        return self._keys
+        return self._file.now()
 
     def find(self, presented: str) -> ApiKey | None:
         """Return the key that was presented, or None; takes as long for a wrong one as for a right one."""
@@ -136,6 +126,13 @@ class KeyFile:
 
     def _alone(self) -> AbstractContextManager[None]:
         return alone(self._path.with_suffix(".lock"))
+
+
+def _read(path: Path) -> tuple[ApiKey, ...]:
+    try:
+        return tuple(ApiKey.model_validate(key) for key in read_json(path)["keys"])
+    except (ArtifactError, ValidationError, KeyError, TypeError):
+        raise KeyFileError(f"{path} is no file of keys") from None
 
 
 def _digest(key: str) -> str:

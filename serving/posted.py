@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ml.artifacts import ArtifactError, read_json
+from ml.files import SharedFile
 from serving.answers import EngineError
 from serving.engine import Engine
 from serving.inbox import Inbox, LandingForm
 from serving.push import PushedEvent, push_events
 
 _log = logging.getLogger(__name__)
+_Erased = tuple[bytes, frozenset[str]]
 _DIGITS = 32
 _MOST_LATE = 1000
 _PUSH_WAIT_S = 1.0
@@ -81,6 +83,7 @@ class EventDesk:
 
     def __init__(self, home: Path, secret: str | None = None, push: Callable[..., int] = push_events) -> None:
         self._home = home
+        self._erased = SharedFile[_Erased](home / "erased.json", _read_erased, (b"", frozenset()))
         self._secret = secret
         self._push = push
         self._lock = threading.Lock()
@@ -108,13 +111,13 @@ class EventDesk:
         FutureEventError
             If an event lies in the future; nothing is taken then.
         EngineError
-            If they cannot be written down.
+            If they cannot be written down, or if it is not known who was erased.
         """
         now = engine.clock()
         if late := next((event for event in events if event.time is not None and event.time > now), None):
             raise FutureEventError(f"event {late.event_id!r} lies in the future of {now.isoformat()}")
-        erased = self._erased([self.known_as(event.user_id) for event in events])
-        kept = [event for event, gone in zip(events, erased, strict=True) if not gone]
+        salt, erased = self._erased.now()
+        kept = [event for event in events if _digest(salt, self.known_as(event.user_id)) not in erased]
         try:
             with self._lock:
                 new = self._inbox_of(form).add([_canonical(event, now) for event in kept], now)
@@ -158,18 +161,19 @@ class EventDesk:
             self._inbox = form, Inbox(self._home, form)
         return self._inbox[1]
 
-    def _erased(self, user_ids: list[str]) -> list[bool]:
-        """Tell who was erased: ``TESSERA_HOME/erased.json`` holds salted digests."""
-        path = self._home / "erased.json"
-        if not path.exists():
-            return [False] * len(user_ids)
-        try:
-            found = read_json(path)
-            salt, digests = bytes.fromhex(found["salt"]), set(found["digests"])
-        except (ArtifactError, KeyError, TypeError, ValueError):
-            _log.exception("the list of erased users cannot be read")
-            raise EngineError("events cannot be taken now: the list of erased users cannot be read") from None
-        return [hashlib.sha256(salt + user.encode()).hexdigest() in digests for user in user_ids]
+
+def _read_erased(path: Path) -> _Erased:
+    """Return the salt, and the digests of salt and id of the users that were erased."""
+    try:
+        found = read_json(path)
+        return bytes.fromhex(found["salt"]), frozenset(found["digests"])
+    except (ArtifactError, KeyError, TypeError, ValueError):
+        _log.exception("the list of erased users cannot be read")
+        raise EngineError("events cannot be taken now: the list of erased users cannot be read") from None
+
+
+def _digest(salt: bytes, user_id: str) -> str:
+    return hashlib.sha256(salt + user_id.encode()).hexdigest()
 
 
 def _canonical(event: PostedEvent, now: datetime) -> dict[str, Any]:

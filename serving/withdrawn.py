@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from ml.artifacts import ArtifactError, read_json, write_json
-from ml.files import Mark, alone, mark
+from ml.files import SharedFile, alone
 from serving.answers import EngineError
 
 FILE = "withdrawn.json"
@@ -40,7 +40,8 @@ class WithdrawnItems:
 
     def __init__(self, home: Path) -> None:
         self._path = home / FILE
-        self._known: tuple[Mark | None, frozenset[str]] = None, frozenset()
+        self._file = SharedFile[frozenset[str]](self._path, self._ids, frozenset())
+        self._last: frozenset[str] | None = None
 
     def now(self) -> frozenset[str]:
         """Return the IDs; the same object as before where nothing has changed.
@@ -50,18 +51,7 @@ class WithdrawnItems:
         WithdrawnFileError
             If the file makes no sense, and made none before: what must not be served is not known then.
         """
-        known, now = self._known, mark(self._path)
-        if now == known[0]:
-            return known[1]
-        try:
-            found = frozenset(self._read().items) if now is not None else frozenset()
-        except WithdrawnFileError as error:
-            if known[0] is None:
-                raise
-            _log.error("%s; what was withdrawn before stays so", error)
-            found = known[1]
-        self._known = now, found
-        return found
+        return self._file.now()
 
     def add(self, item_ids: Iterable[str]) -> None:
         """Withdraw items; the file is on disk when this returns. Those that are withdrawn keep their time.
@@ -88,6 +78,15 @@ class WithdrawnItems:
         except OSError as error:
             told = f"{self._path} cannot be changed: {error.strerror or error}"
             raise WithdrawnFileError(told) from None
+
+    def _ids(self, _: Path) -> frozenset[str]:
+        try:
+            self._last = frozenset(self._read().items)
+        except WithdrawnFileError as error:
+            if self._last is None:
+                raise
+            _log.error("%s; what was withdrawn before stays so", error)
+        return self._last
 
     def _read(self) -> _Stored:
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.files import alone, mark
+from ml.files import SharedFile, alone, mark
 
 
 class BusyError(Exception):
@@ -61,3 +61,27 @@ def test_a_mark_changes_with_the_file(tmp_path: Path) -> None:
     os.utime(other, ns=(first[0], first[0]))
     other.replace(file)
     assert mark(file) != first
+
+
+def test_shared_file_is_read_again_when_it_has_changed_and_until_it_can_be(tmp_path: Path) -> None:
+    path, reads = tmp_path / "numbers", []
+
+    def read(path: Path) -> list[int]:
+        reads.append(path)
+        return [int(word) for word in path.read_text().split()]
+
+    file = SharedFile(path, read, [])
+    assert (file.now(), len(reads)) == ([], 0)
+    path.write_text("1 2")
+    assert file.now() == [1, 2]
+    assert file.now() is file.now()
+    assert len(reads) == 1
+    path.write_text("1 2 three")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="three"):
+            file.now()
+    assert len(reads) == 3
+    path.write_text("1 2 3 4 5")
+    assert (file.now(), len(reads)) == ([1, 2, 3, 4, 5], 4)
+    path.unlink()
+    assert (file.now(), len(reads)) == ([], 4)

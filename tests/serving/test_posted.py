@@ -15,7 +15,7 @@ import pytest
 from feature_marts import day, row, write_marts
 from planted import ids, planted_engine, service
 
-from ml.artifacts import write_json
+from ml.artifacts import read_json, write_json
 from orchestration.ingest import erased
 from orchestration.ingest.files import find_files
 from orchestration.ingest.users import UserSecret
@@ -166,6 +166,28 @@ def test_erased_users_do_not_come_back(tmp_path: Path) -> None:
     write_json(tmp_path / "erased.json", {})
     with pytest.raises(EngineError, match="list of erased users cannot be read"):
         EventDesk(tmp_path, push=pushed).take(events, engine(), LandingForm())
+
+
+def test_list_of_erased_users_is_read_again_only_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+    monkeypatch.setattr("serving.posted.read_json", lambda path: (reads.append(path), read_json(path))[1])
+    desk = EventDesk(tmp_path, push=Pushed())
+
+    def accepted(event_id: str) -> list[int]:
+        users = ("one", "two")
+        return [
+            desk.take([PostedEvent(event_id + u, u, "view", "i1")], engine(), LandingForm()).accepted
+            for u in users
+        ]
+
+    assert (accepted("a"), len(reads)) == ([1, 1], 0)
+    erased.add(tmp_path / "erased.json", ["one"])
+    assert (accepted("b"), len(reads)) == ([0, 1], 1)
+    assert (accepted("c"), len(reads)) == ([0, 1], 1)
+    erased.add(tmp_path / "erased.json", ["two"])
+    assert (accepted("d"), len(reads)) == ([0, 0], 2)
 
 
 def test_hashed_users_are_known_by_their_hash_online_and_land_as_they_are(tmp_path: Path) -> None:
