@@ -37,20 +37,45 @@ def content_hash(folder: Path) -> str:
     )
 
 
-def bind(parts: Mapping[str, Path]) -> dict[str, str]:
+def bind(parts: Mapping[str, Path], may_be_gone: Collection[str] = ()) -> dict[str, str]:
     """Return the content hash of every part.
 
     Parameters
     ----------
     parts
         Name of a part to its version folder.
+    may_be_gone
+        Parts that are left out where they are not there any more.
 
     Raises
     ------
     ArtifactError
         If a part is missing or incomplete; the line names it.
     """
-    return {name: _hash_of(name, folder) for name, folder in parts.items()}
+    there = {name: folder for name, folder in parts.items() if name not in may_be_gone or folder.exists()}
+    return {name: _hash_of(name, folder) for name, folder in there.items()}
+
+
+def check_same(bound: Mapping[str, str], found: Mapping[str, str], parts: Mapping[str, Path]) -> None:
+    """Compare the content hashes of parts with those that they were bound by; what was never bound may be anything.
+
+    Parameters
+    ----------
+    bound, found
+        Name of a part to its content hash, then and now.
+    parts
+        Name of a part to its version folder.
+
+    Raises
+    ------
+    ArtifactError
+        If a part differs; the line names the first.
+    """
+    for name, value in found.items():
+        if bound.get(name, value) != value:
+            raise ArtifactError(
+                f"{name}: {parts[name]} has changed: its content is {value}, {bound[name]} was bound"
+            )
 
 
 def check_bound(
@@ -72,13 +97,8 @@ def check_bound(
     ArtifactError
         If a part is missing or differs; the line names the first.
     """
-    for name, folder in parts.items():
-        if name not in bound or (name in may_be_gone and not folder.exists()):
-            continue
-        if (found := _hash_of(name, folder)) != bound[name]:
-            raise ArtifactError(
-                f"{name}: {folder} has changed: its content is {found}, {bound[name]} was bound"
-            )
+    looked_at = {name: folder for name, folder in parts.items() if name in bound}
+    check_same(bound, bind(looked_at, may_be_gone), parts)
 
 
 def _hash_of(name: str, folder: Path) -> str:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ml.artifacts import (
+    MANIFEST,
     ArtifactError,
     Manifest,
     check_made_from,
@@ -170,7 +171,10 @@ def _load_or_build(
 
 
 def build_trie(settings: Settings) -> tuple[Path, int]:
-    """Publish the trie of the champion's valid semantic IDs; return its folder and its number of nodes."""
+    """Publish the trie of the champion's valid semantic IDs; return its folder and its number of nodes.
+
+    One that is there already is written again where it is not what was published.
+    """
     from safetensors.torch import save_file
 
     from ml.recommenders.generative.trie import build_trie as build
@@ -181,7 +185,7 @@ def build_trie(settings: Settings) -> tuple[Path, int]:
     trie = build(catalogue.codes, catalogue.code_sizes)
     version = hash_json(["trie", snapshot.name])
     folder = settings.tries / version
-    if not is_complete(folder):
+    if not publications.is_intact(settings, folder):
         tensors = {
             f"{name}/{level}": t for name in ("codes", "first") for level, t in enumerate(getattr(trie, name))
         }
@@ -231,6 +235,9 @@ def publish_recommendations(settings: Settings) -> Published:
             "heuristic": _heuristic(settings, champion),
             "encoder": _text_encoder(settings, champion),
             "landing": landing_form(settings),
+            # A running service looks for changes of this file alone: what else it loads is told by name and hash.
+            "newcomers": _newcomers(settings),
+            "dim_items": hash_file(settings.marts / "dim_items.parquet"),
             "recommendations": str(folder.relative_to(settings.home)),
             "popular": popular_items(champion, 500),
             "as_of": settings.now().isoformat() if settings.clock == "logs" else None,
@@ -238,6 +245,13 @@ def publish_recommendations(settings: Settings) -> Published:
     )
     rows_written = pq.read_metadata(folder / "recommendations.parquet").num_rows
     return Published(folder, champion.recipe, len(champion.user_ids), rows_written)
+
+
+def _newcomers(settings: Settings) -> str | None:
+    try:
+        return str(current(settings.newcomers).relative_to(settings.home))
+    except ArtifactError:
+        return None
 
 
 def _heuristic(settings: Settings, champion: Champion) -> str | None:
@@ -251,7 +265,9 @@ def _heuristic(settings: Settings, champion: Champion) -> str | None:
     folder = folder_of(
         champion.snapshot, load_recipe(BASELINE), settings.models, settings.seed, threads=threads
     )
-    if not is_complete(folder / "full"):
+    if not publications.is_intact(settings, folder / "full"):
+        # Training leaves what is complete as it is.
+        (folder / "full" / MANIFEST).unlink(missing_ok=True)
         train(champion.snapshot, BASELINE, settings.models, settings.seed, ("full",), threads=threads)
     return str((folder / "full").relative_to(settings.home))
 

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from ml.artifacts import ArtifactError, is_complete, read_json, set_current, write_json
-from ml.bindings import LINEAGE, bind, check_bound
+from ml.bindings import LINEAGE, bind, check_bound, check_same, content_hash
 from ml.files import alone
 from orchestration.models import read_decision, read_served, write_decision
 from orchestration.settings import Settings
@@ -34,7 +34,7 @@ _SERVED = {
 }
 _VERSIONED = ("index", "tries", "recommendations")
 #: What ``champion.json`` says of the home as it is, and not of a publication.
-_OF_THE_HOME = ("as_of", "landing")
+_OF_THE_HOME = ("as_of", "landing", "newcomers", "dim_items")
 
 
 class Publication(BaseModel):
@@ -104,14 +104,16 @@ def make_live(settings: Settings, champion: dict[str, Any]) -> Publication:
                 "run it again"
             )
         served = {part: champion[key] for part, key in _SERVED.items() if champion.get(key)}
-        parts = {**decision.get("parts", {}), **served}
-        check_bound(decision.get("bound", {}), _folders(settings, parts), LINEAGE)
+        parts, decided = {**decision.get("parts", {}), **served}, decision.get("bound", {})
+        folders = _folders(settings, parts)
+        found = bind({name: folders[name] for name in parts if name in decided or name in served}, LINEAGE)
+        check_same(decided, found, folders)
         known, stated = publications(settings), read_served(settings)
         before = _record_of(settings, stated) or _newest(known)
         if before is not None:
-            same = {part: path for part, path in served.items() if before.parts.get(part) == path}
-            check_bound(before.bound, _folders(settings, same))
-        bound = decision.get("bound", {}) | bind(_folders(settings, served))
+            same = {part: found[part] for part, path in served.items() if before.parts.get(part) == path}
+            check_same(before.bound, same, folders)
+        bound = decided | {part: found[part] for part in served}
         if before is not None and (before.champion, before.bound) == (champion, bound):
             _point(settings, parts)
             _write_live(settings, before, champion, stated)
@@ -152,6 +154,18 @@ def publications(settings: Settings) -> list[Publication]:
 def live(settings: Settings) -> Publication | None:
     """Return what the service is pointed at; None where nothing is, or where there is no record of it."""
     return _record_of(settings, read_served(settings))
+
+
+def is_intact(settings: Settings, folder: Path) -> bool:
+    """Tell whether a folder is complete, and holds what it held when it was last published, if it ever was."""
+    if not is_complete(folder):
+        return False
+    stated = str(folder.relative_to(settings.home))
+    for publication in reversed(publications(settings)):
+        for part, path in publication.parts.items():
+            if path == stated and part in publication.bound:
+                return content_hash(folder) == publication.bound[part]
+    return True
 
 
 def roll_back(settings: Settings, to: int | None = None) -> tuple[Publication, str | None]:

@@ -39,6 +39,9 @@ class TextEncoder(BaseModel):
 class Published(BaseModel):
     """``TESSERA_HOME/champion.json``: what the last promotion published, paths relative to the home.
 
+    What else it holds is not for the service to read, but makes it load everything again where only that has changed:
+    the version of the newcomers, and the hash of ``marts/dim_items.parquet``.
+
     Parameters
     ----------
     recipe

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ml.artifacts import (
@@ -41,7 +42,7 @@ def publish_index(
 
     The folder holds ``index.faiss``, the vectors it was built on (``vectors.safetensors``, ``[n_items, d]``
     float32) and the manifest. A version is made live by :func:`make_live`, once its checks have passed. One that was
-    published before is written again where its file is damaged.
+    published before is written again where a file of it is damaged.
     """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     content = _hash_vectors(vectors)
@@ -94,22 +95,38 @@ def load_index(
     Raises
     ------
     ArtifactError
-        If the folder is no complete index, if the file is not the one that was published, or if it was built on
+        If the folder is no complete index, if a file is not the one that was published, or if it was built on
         something else.
     """
     import faiss
 
     manifest = read_manifest(folder, KIND)
     check_made_from(folder, built_on or {})
-    path = folder / "index.faiss"
-    if not _is_intact(folder):
-        raise ArtifactError(f"{path} is missing or differs from what was published")
-    return faiss.read_index(str(path)), load_file(folder / "vectors.safetensors")["vectors"], manifest
+    vectors = _read_vectors(folder, manifest)
+    return faiss.read_index(str(folder / "index.faiss")), vectors, manifest
 
 
 def _is_intact(folder: Path) -> bool:
-    path = folder / "index.faiss"
-    return path.is_file() and hash_file(path) == read_manifest(folder, KIND).inputs["index.faiss"]
+    try:
+        _read_vectors(folder, read_manifest(folder, KIND))
+    except ArtifactError:
+        return False
+    return True
+
+
+def _read_vectors(folder: Path, manifest: Manifest) -> NDArray[np.float32]:
+    """Return the vectors of an index once both of its files are known to be those that were published."""
+    index, path = folder / "index.faiss", folder / "vectors.safetensors"
+    if not index.is_file() or hash_file(index) != manifest.inputs["index.faiss"]:
+        raise ArtifactError(f"{index} is missing or differs from what was published")
+    try:
+        vectors: NDArray[np.float32] = load_file(path)["vectors"]
+        intact = _hash_vectors(vectors) == manifest.inputs["vectors"]
+    except (OSError, KeyError, SafetensorError):
+        intact = False
+    if not intact:
+        raise ArtifactError(f"{path} is missing or differs from what was published")
+    return vectors
 
 
 def _hash_vectors(vectors: NDArray[np.float32]) -> str:

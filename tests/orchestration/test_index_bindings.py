@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ml import files
 from ml.artifacts import (
     ArtifactError,
     Manifest,
@@ -22,15 +24,17 @@ from ml.artifacts import (
     write_json,
     write_manifest,
 )
+from ml.bindings import content_hash
 from ml.evaluation.splits import split
 from ml.index import IndexSpec, build_index, make_live, publish_index
 from ml.recommenders import build
 from ml.snapshot import load_snapshot, write_snapshot
 from ml.tokenizers.lifecycle import assign_semantic_ids, fit_tokenizer
-from orchestration import index
+from orchestration import index, publications
 from orchestration.index import build_trie, load_champion, publish_recommendations
 from orchestration.publications import roll_back
 from orchestration.settings import Settings
+from serving.published import read_published
 from serving.withdrawn import WithdrawnItems
 from tests.ml.tokenizers.samples import sample_items
 
@@ -152,8 +156,9 @@ def test_setting_is_searched_for_once_for_a_champion(
     assert (again.spec, again.trials, again.folder) == (first.spec, first.trials, first.folder)
     assert tuned == [100]
     # What was damaged is made anew, by the same setting; another goal asks for another search.
-    (first.folder / "index.faiss").write_bytes(b"damaged")
-    assert index.build_item_index(settings).passed
+    for name in ("index.faiss", "vectors.safetensors"):
+        (first.folder / name).write_bytes(b"damaged")
+        assert index.build_item_index(settings).passed
     assert tuned == [100]
     index.build_item_index(settings.model_copy(update={"index_k": 5}))
     choose(settings, "second")
@@ -223,3 +228,44 @@ def test_lists_that_are_refused_do_not_become_live(settings: Settings) -> None:
     with pytest.raises(ArtifactError, match=r"trie: .* has changed"):
         publish_recommendations(settings)
     assert live_versions(settings) == [told[key] for key in ("index", "trie", "recommendations")]
+
+
+@pytest.mark.parametrize("part", ["trie", "heuristic"])
+@pytest.mark.parametrize("how", ["truncated", "gone"])
+def test_damaged_part_is_made_anew_by_the_next_night(settings: Settings, part: str, how: str) -> None:
+    told = publish(settings, "first")
+    folder = settings.home / told[part]
+    before = content_hash(folder)
+    file = next(folder.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-10])
+    if how == "gone":
+        shutil.rmtree(folder)
+    assert publish(settings, "first") == told
+    assert content_hash(folder) == before
+
+
+def test_part_that_was_never_published_is_taken_as_it_is(settings: Settings) -> None:
+    choose(settings, "first")
+    trie, _ = build_trie(settings)
+    assert publications.is_intact(settings, trie)
+    assert not publications.is_intact(settings, settings.tries / "other")
+
+
+def test_night_that_changes_only_the_catalogue_is_told_to_the_service(settings: Settings) -> None:
+    """A late item, taken in by the same day run again: no list changes, and the service watches one file."""
+    before = publish(settings, "first")
+    assert before["newcomers"] is None
+    mark = files.mark(settings.home / "champion.json")
+    publish_recommendations(settings)
+    assert files.mark(settings.home / "champion.json") == mark, "nothing has changed"
+    mart = settings.marts / "dim_items.parquet"
+    late = pa.table({"item_id": ["late"], "title": ["late"], "categories": [["c"]]})
+    pq.write_table(pa.concat_tables([pq.read_table(mart), late]), mart)
+    publish_recommendations(settings)
+    after = read_json(settings.home / "champion.json")
+    assert {key for key in after if after[key] != before[key]} == {"dim_items", "publication"}
+    write_manifest(settings.newcomers / "n", Manifest(kind="newcomers", version="n"))
+    set_current(settings.newcomers, "n")
+    publish_recommendations(settings)
+    assert read_json(settings.home / "champion.json")["newcomers"] == "newcomers/n"
+    assert read_published(settings.home).index == before["index"]

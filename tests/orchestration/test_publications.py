@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from ml import bindings
 from ml.artifacts import (
     ArtifactError,
     Manifest,
@@ -19,7 +20,7 @@ from ml.artifacts import (
     write_manifest,
     write_text,
 )
-from ml.bindings import bind
+from ml.bindings import bind, content_hash
 from ml.registry import PREVIOUS, Registry, Version
 from orchestration import cli, publications
 from orchestration.models import read_decision, write_decision
@@ -57,7 +58,7 @@ def choose(settings: Settings, recipe: str, version: str | None = None) -> dict[
     return decision
 
 
-def night(settings: Settings, number: int, as_of: str | None = None) -> publications.Publication:
+def night(settings: Settings, number: int, **more: Any) -> publications.Publication:
     """Build and publish for whoever is champion, as the nightly job does."""
     decision = read_decision(settings)
     served = {
@@ -66,7 +67,7 @@ def night(settings: Settings, number: int, as_of: str | None = None) -> publicat
         "recommendations": part(settings, f"recommendations/{number}"),
     }
     champion = {key: decision[key] for key in ("recipe", "model", "snapshot")}
-    return make_live(settings, champion | served | {"heuristic": None, "as_of": as_of, "popular": ["i"]})
+    return make_live(settings, champion | served | {"heuristic": None, "popular": ["i"]} | more)
 
 
 def told(settings: Settings) -> dict[str, Any]:
@@ -103,11 +104,12 @@ def test_rollback_brings_back_the_champion_before_and_the_next_night_refreshes_i
     good = night(settings, 2)
     choose(settings, "bad")
     night(settings, 3)
-    night(settings, 4, as_of="2025-03-04T00:00:00+00:00")
+    of_the_home = {"as_of": "2025-03-04T00:00:00+00:00", "newcomers": "newcomers/n", "dim_items": "d"}
+    night(settings, 4, **of_the_home)
     publication, trouble = roll_back(settings)
     assert (publication.number, trouble) == (2, None)
-    # Its own parts and lists; what the home says of the time is of the home.
-    assert told(settings) == good.champion | {"publication": 2, "as_of": "2025-03-04T00:00:00+00:00"}
+    # Its own parts and lists; the time and the catalogue are of the home.
+    assert told(settings) == good.champion | {"publication": 2} | of_the_home
     for versions, name in (
         (settings.index, "good2"),
         (settings.tries, "good"),
@@ -166,6 +168,20 @@ def test_publication_notices_a_changed_part(settings: Settings, name: str) -> No
     with pytest.raises(ArtifactError, match=rf"{name} has changed"):
         night(settings, 2)
     assert told(settings) == before
+
+
+def test_each_part_is_hashed_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(settings, "a")
+    made = night(settings, 1)
+    hashed: list[Path] = []
+
+    def counted(folder: Path) -> str:
+        hashed.append(folder)
+        return content_hash(folder)
+
+    monkeypatch.setattr(bindings, "content_hash", counted)
+    assert night(settings, 1) == made
+    assert sorted(hashed) == sorted(settings.home / path for path in made.parts.values())
 
 
 def test_lineage_that_is_gone_does_not_stop_a_rollback(settings: Settings) -> None:

@@ -153,10 +153,11 @@ def test_a_redis_that_vanished_is_not_waited_for_for_ever(
         assert online_settings(tmp_path)["connection_string"] == asked
 
 
+@pytest.mark.parametrize("name", ["index.faiss", "vectors.safetensors"])
 def test_truncated_index_degrades_a_start_and_leaves_a_running_service_alone(
-    home: Path, client: TestClient
+    home: Path, client: TestClient, name: str
 ) -> None:
-    file = next((home / "index").glob("*/*.faiss"))
+    file = next((home / "index").glob(f"*/{name}"))
     file.write_bytes(file.read_bytes()[:50])
     content = (home / "champion.json").read_text()
     (home / "champion.json").write_text(content + "\n")
