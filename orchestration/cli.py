@@ -98,9 +98,10 @@ def serve(
 ) -> None:
     """Serve recommendations of this home over HTTP."""
     # Requests are answered side by side by threads; more threads within one only stand in each other's way. To be
-    # said before torch and faiss are loaded.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # said before torch and faiss are loaded. numpy is there already, and threads of its BLAS spin when they wait.
+    threads = os.environ.setdefault("OMP_NUM_THREADS", "1")
     import uvicorn
+    from threadpoolctl import threadpool_limits
 
     from orchestration.keys import check_binding
     from serving.logs import LOG_CONFIG
@@ -110,6 +111,8 @@ def serve(
     with _one_line_errors():
         settings = get_settings()
         service = check_binding(settings.home)
+    if threads.isdecimal():
+        threadpool_limits(int(threads))
     uvicorn.run(
         "serving.app:create_app_from_env",
         factory=True,
