@@ -228,9 +228,9 @@ def swap(bench: Bench) -> list[Row]:
         load(service.base, bench.asks("&explain=true"), 50, 3, judge)
         before = load(service.base, bench.asks("&explain=true"), RATE, bench.seconds / 2, judge)
         begun = pool.submit(load, service.base, bench.asks("&explain=true"), RATE, bench.seconds, judge)
-        for name in itertools.islice(
-            itertools.cycle(reversed(names)), max(2, int(bench.seconds / (_BETWEEN_SWAPS_S + 1)))
-        ):
+        # Each is judged by answers, so the last must be over before the requests are.
+        most = max(2, int(bench.seconds / (_BETWEEN_SWAPS_S + 2)))
+        for name in itertools.islice(itertools.cycle(reversed(names)), most):
             time.sleep(_BETWEEN_SWAPS_S)
             written = time.perf_counter()
             judge.awaited = None
@@ -272,6 +272,22 @@ def swap(bench: Bench) -> list[Row]:
 def workers(bench: Bench) -> list[Row]:
     """Two processes on the same port."""
     return champion(bench, "sasrec", "sequential champion, 2 workers", workers=2)
+
+
+def overload(bench: Bench) -> list[Row]:
+    """Ask for three seconds for four times as much as is asked otherwise, and then, without a pause, for that again."""
+    bench.publish("sasrec")
+    with serving(bench.home) as service, ThreadPoolExecutor(1) as pool:
+        load(service.base, bench.asks(), 50, 3, by_champion)
+        burst = pool.submit(load, service.base, bench.asks(), 4 * RATE, 3)
+        time.sleep(3)
+        after = load(service.base, bench.asks(), RATE, 10)
+        told = {"burst": burst.result().told(), "after": after.told()}
+    name = f"{RATE} requests/s for 10 s after 3 s at {4 * RATE}"
+    return [
+        Row(f"{name}: not answered", after.failures, None, "", "requests", "lower", told),
+        *latency_rows(name, after)[:1],
+    ]
 
 
 def soak(bench: Bench) -> list[Row]:
@@ -334,7 +350,7 @@ def mixed(bench: Bench) -> Iterator[Ask]:
             yield Ask("/v1/events", {"events": [event]})
 
 
-CASES = (floor, sequential, heuristic, generative, swap, workers, soak)
+CASES = (floor, sequential, heuristic, generative, swap, workers, overload, soak)
 
 
 def main(

@@ -27,6 +27,7 @@ from serving.keys import KeyFile
 from serving.posted import EventDesk
 from serving.published import load_engine, load_fallback, read_published
 from serving.settings import ServiceSettings
+from serving.threads import Threads
 from serving.withdrawn import WithdrawnItems
 
 
@@ -45,7 +46,7 @@ def create_app(
         Switches; by default those of the environment.
     """
     settings = settings or ServiceSettings()
-    metrics = Metrics()
+    metrics, threads = Metrics(), Threads()
     guard = Guard(settings.lookup_timeout, count=lambda outcome: metrics.lookups.labels(outcome).inc())
 
     def guarded(make: Callable[[Path], Engine]) -> Callable[[Path], Engine]:
@@ -53,6 +54,7 @@ def create_app(
             engine = make(home)
             engine.lookup = guard.over(engine.lookup)
             engine.champion = in_batches(engine.champion, settings.batch)
+            threads.fit(engine, settings.batch)
             return engine
 
         return made
@@ -69,6 +71,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        threads.begin()
         await run_in_threadpool(holder.start)
         try:
             yield
@@ -96,7 +99,12 @@ def create_app(
     for router in (routes.reading, routes.writing, routes.unversioned, operations.router):
         app.include_router(router)
     _document_problems(app)
-    app.add_middleware(Bounded, max_bytes=settings.max_request_bytes, seconds=settings.request_timeout)
+    app.add_middleware(
+        Bounded,
+        max_bytes=settings.max_request_bytes,
+        seconds=settings.request_timeout,
+        most=settings.max_concurrent_requests,
+    )
     app.add_middleware(Observed, metrics=metrics)
     return app
 

@@ -25,6 +25,8 @@ class ServiceSettings(BaseSettings):
         Longest body that is read.
     request_timeout
         Seconds that the body of a request has to arrive, else it is answered with 408; and then the answer, else 503.
+    max_concurrent_requests
+        Requests that are answered at once; more are refused with 503, whoever waits would wait in vain.
     lookup_timeout
         Seconds after which a user whom the online store is asked for is answered as a stranger.
     batch
@@ -42,6 +44,7 @@ class ServiceSettings(BaseSettings):
     rate_limit: str = "6000/minute"
     max_request_bytes: int = Field(default=1_000_000, ge=1)
     request_timeout: float = Field(default=5.0, gt=0)
+    max_concurrent_requests: int = Field(default=64, ge=1)
     lookup_timeout: float = Field(default=0.5, gt=0)
     batch: int = Field(default=16, ge=1)
     text_search: bool = True

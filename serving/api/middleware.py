@@ -18,6 +18,8 @@ from serving.logs import access_log, request_id
 
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _HEADER = b"x-request-id"
+#: What an operator asks is answered however many others wait.
+_ALWAYS = ("/health", "/metrics")
 _log = logging.getLogger(__name__)
 
 
@@ -85,12 +87,17 @@ class Bounded:
         Longest body.
     seconds
         Longest time that the body has to arrive (408), and then the answer to be made.
+    most
+        Requests that are answered at once; others are refused with 503. A queue without an end would make each wait
+        until its time is over, and all work be done for answers that nobody waits for any more.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float, most: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._seconds = seconds
+        self._most = most
+        self._under_way = 0
         self._abandoned: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,6 +118,10 @@ class Bounded:
             detail = f"a request may hold {self._max_bytes} bytes at most"
             await ProblemResponse(413, "too-large", detail, {"Connection": "close"})(scope, receive, send)
             return
+        if self._under_way >= self._most and not scope["path"].startswith(_ALWAYS):
+            detail = f"{self._most} requests are being answered: send it again a little later"
+            await ProblemResponse(503, "overloaded", detail, {"Retry-After": "1"})(scope, receive, send)
+            return
         over, begun, read = False, False, False
 
         async def whole() -> Message:
@@ -126,7 +137,9 @@ class Bounded:
                 begun = True
                 await send(message)
 
+        self._under_way += 1
         task = asyncio.ensure_future(self._run(scope, whole, send_in_time))
+        task.add_done_callback(self._ended)
         try:
             done, _ = await asyncio.wait({task}, timeout=self._seconds)
         except asyncio.CancelledError:
@@ -162,6 +175,9 @@ class Bounded:
                 return None
             if not message.get("more_body"):
                 return b"".join(parts)
+
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        self._under_way -= 1
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._abandoned.discard(task)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,31 @@ def test_slow_answers_end_in_time(tmp_path: Path) -> None:
         assert time.monotonic() - began < 1.4
         assert problem(late, 503, "timeout") == "no answer within 0.2 seconds"
         assert client.get("/health/live").json() == {"status": "alive"}
+
+
+def test_more_than_can_be_answered_are_refused_at_once(tmp_path: Path) -> None:
+    going, go = threading.Event(), threading.Event()
+
+    class Held(Ahead):
+        def recommend(self, *asked: Any, **more: Any) -> Any:
+            going.set()
+            go.wait(20)
+            return super().recommend(*asked, **more)
+
+    with service(tmp_path, planted_engine(champion=Held()), max_concurrent_requests=1) as client:
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(client.get, "/v1/users/ann/recommendations")
+            assert going.wait(20)
+            refused = client.get("/v1/users/ann/recommendations")
+            assert (
+                problem(refused, 503, "overloaded")
+                == "1 requests are being answered: send it again a little later"
+            )
+            assert refused.headers["Retry-After"] == "1"
+            assert client.get("/health/live").json() == {"status": "alive"}
+            go.set()
+            assert first.result().status_code == 200
+        assert client.get("/v1/users/ann/recommendations").status_code == 200
 
 
 @contextmanager
