@@ -199,5 +199,5 @@ def _write(store: Any, view: Any, histories: dict[str, OnlineHistory]) -> None:
         for user, history in histories.items()
     ]
     with quiet():
-        # What Feast's push ends in; before that it reads every view and service there is, which takes three times as long.
+        # What Feast's push ends in; before that it reads every view and service there is, which costs more than the rest.
         store.provider.ingest_df(view, pd.DataFrame(rows))

@@ -1,8 +1,8 @@
 """How many requests are worked on at once.
 
 Threads of one process share an interpreter. Where many want it, each hand-over between the event loop, the thread that
-answers and the one that looks a user up waits for all others, and a request costs twice what it costs alone: after a
-moment of overload fewer are answered than arrive, for good. So there are few; a champion that decodes waiting requests
+answers and the one that looks a user up waits for all others, so that after a moment of overload fewer may be answered
+than arrive, for good (``python -m benchmarks.serving --only overload``). So there are few; a champion that decodes waiting requests
 together needs as many as it takes at a time.
 """
 

@@ -70,3 +70,24 @@ def test_requests_under_way_are_finished(tmp_path: Path, workers: int) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_libraries_that_were_loaded_before_keep_to_one_thread(tmp_path: Path) -> None:
+    script = (
+        "import json, numpy, uvicorn\n"
+        "from threadpoolctl import threadpool_info\n"
+        "uvicorn.run = lambda *_, **__: print(json.dumps([pool['num_threads'] for pool in threadpool_info()]))\n"
+        "from orchestration.cli import serve\n"
+        "serve(host=None, port=0, workers=1)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    told = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | {"TESSERA_HOME": str(tmp_path)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    threads = json.loads(told.stdout.splitlines()[-1])
+    assert threads
+    assert set(threads) == {1}

@@ -18,10 +18,12 @@ from typing import Any
 
 import pytest
 import uvicorn
+from anyio.to_thread import current_default_thread_limiter
 from planted import Ahead, Broken, ids, planted_engine, service
 
 from serving.keys import KeyFile
 from serving.logs import request_id
+from serving.threads import FEW
 
 PROBLEM = "application/problem+json"
 
@@ -167,6 +169,12 @@ def test_slow_answers_end_in_time(tmp_path: Path) -> None:
         assert time.monotonic() - began < 1.4
         assert problem(late, 503, "timeout") == "no answer within 0.2 seconds"
         assert client.get("/health/live").json() == {"status": "alive"}
+
+
+def test_few_threads_answer(tmp_path: Path) -> None:
+    with service(tmp_path) as client:
+        assert client.portal is not None
+        assert client.portal.call(lambda: current_default_thread_limiter().total_tokens) == FEW
 
 
 def test_more_than_can_be_answered_are_refused_at_once(tmp_path: Path) -> None:
