@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -218,7 +219,8 @@ class Engine:
     def newest(self, k: int, wanted: Wanted = ANYTHING) -> Recommendations:
         """Return the items that the catalogue heard of last."""
         allowed = self._allowed(wanted, ())
-        found = [(item, np.nan) for item in self.facts.latest if allowed[item]][: self._pool(k, wanted)]
+        latest = (item for item in self.facts.latest if allowed[item])
+        found = [(item, np.nan) for item in islice(latest, self._pool(k, wanted))]
         return self._answer(found, k, wanted, "latest", "first appearance in catalogue or logs")
 
     def _pool(self, k: int, wanted: Wanted) -> int:

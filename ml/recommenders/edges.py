@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -173,7 +173,7 @@ class EdgeRecommender(ABC):
 
     def save(self, folder: Path) -> None:
         """See `ml.recommenders.base.Recommender.save`."""
-        write_weights(folder, {**self.graph._asdict(), "popularity": self.popularity})
+        write_weights(folder, {**self.graph._asdict(), "popularity": self.popularity, **self._made()})
         write_config(folder, self)  # type: ignore[arg-type]
 
     @classmethod
@@ -182,13 +182,17 @@ class EdgeRecommender(ABC):
         made = cls(read_params(folder, cls.Params))
         weights = read_weights(folder)
         made.popularity = weights.pop("popularity")
-        made.graph = Graph(**weights)
-        made._prepare(catalogue)
+        made.graph = Graph(**{name: weights.pop(name) for name in Graph._fields})
+        made._prepare(catalogue, weights)
         return made
 
     @abstractmethod
     def _scores(self, histories: Histories) -> NDArray[np.float32]:
         """Score every item, float32 [n, n_items]."""
 
-    def _prepare(self, catalogue: Catalogue) -> None:  # noqa: B027 - not every one has such
-        """Make what follows from graph and catalogue, and is not saved."""
+    def _made(self) -> dict[str, NDArray[Any]]:
+        """Return what else is saved, for it takes long to make."""
+        return {}
+
+    def _prepare(self, catalogue: Catalogue, made: Mapping[str, NDArray[Any]]) -> None:  # noqa: B027 - not every one has such
+        """Make what follows from graph and catalogue, but for what was ``made`` and saved."""

@@ -15,6 +15,10 @@ def test_arrays_are_read_as_they_were_written(tmp_path: Path) -> None:
         "a": np.arange(6, dtype=np.float32).reshape(2, 3),
         "b": np.array([], np.int64),
         "c": np.array([1, 2], np.int8),
+        "in parts, the last of them smaller": np.arange(300_001, dtype=np.int32),
+        "rows in parts": np.arange(3 * 200_003, dtype=np.float16).reshape(-1, 3),
+        "a row longer than a part": np.ones((2, 2**20), np.int8),
+        "a number": np.array(5.0, np.float32),
     }
     save_file(arrays, tmp_path / "x.safetensors")
     found = read_tensors(tmp_path / "x.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -96,7 +97,7 @@ class EASE(EdgeRecommender):
         shape = (len(histories), len(self.popularity))
         return collect(self.graph, voters.users, voters.items, votes, shape) + self.popularity
 
-    def _prepare(self, catalogue: Catalogue) -> None:
+    def _prepare(self, catalogue: Catalogue, made: Mapping[str, NDArray[Any]]) -> None:
         if len(self.popularity) != len(catalogue):
             raise ArtifactError(f"EASE was trained on {len(self.popularity)} items, not {len(catalogue)}")
 

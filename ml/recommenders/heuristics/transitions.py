@@ -9,6 +9,7 @@ items that say alike, two transitions in a row reach further, and items that nob
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -132,7 +133,7 @@ class Transitions(EdgeRecommender):
         self.graph = strongest(source, target, weight, n_items, self.params.neighbours)
         self.popularity = popularity(split.train, n_items, self.params.half_life_days)
         self.popularity /= max(float(self.popularity.max(initial=0)), 1e-30)
-        self._prepare(catalogue)
+        self._prepare(catalogue, {})
         return {"events": len(split.train.items), "pairs": len(self.graph.targets)}
 
     def voting(self, catalogue: Catalogue, **params: float) -> Transitions:
@@ -147,16 +148,26 @@ class Transitions(EdgeRecommender):
             raise ValueError(f"{counted[0]} has a part in counting")
         made = Transitions(self.params.model_validate({**self.params.model_dump(), **params}))
         made.graph, made.popularity = self.graph, self.popularity
-        made._prepare(catalogue)
+        made._prepare(catalogue, {})
         return made
 
-    def _prepare(self, catalogue: Catalogue) -> None:
+    def _made(self) -> dict[str, NDArray[Any]]:
+        """Return evened text vectors and sums of edges: a service that loads them has better to do than make them again."""
+        made: dict[str, NDArray[Any]] = {"given_away": self.given_away}
+        if self.params.similarity and self.params.whiten is not None:
+            made["vectors"] = self.vectors
+        return made
+
+    def _prepare(self, catalogue: Catalogue, made: Mapping[str, NDArray[Any]]) -> None:
         """Make what follows from graph and catalogue: text vectors, where they have a weight, and sums of edges."""
         self.vectors = np.zeros((len(catalogue), 0), dtype=np.float32)
         if self.params.similarity:
-            self.vectors = self._text(catalogue)
-        sums = np.concatenate([[0.0], np.cumsum(self.graph.weights, dtype=np.float64)])
-        self.given_away = np.maximum(np.diff(sums[self.graph.offsets]), 1e-30)
+            self.vectors = made["vectors"] if "vectors" in made else self._text(catalogue)
+        if "given_away" in made:
+            self.given_away = made["given_away"]
+        else:
+            sums = np.concatenate([[0.0], np.cumsum(self.graph.weights, dtype=np.float64)])
+            self.given_away = np.maximum(np.diff(sums[self.graph.offsets]), 1e-30)
 
     def _text(self, catalogue: Catalogue) -> NDArray[np.float32]:
         vectors = text_vectors(catalogue)

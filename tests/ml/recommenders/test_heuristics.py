@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,6 +152,21 @@ def test_voting_otherwise_needs_no_counting() -> None:
         np.testing.assert_array_equal(got, expected)
     with pytest.raises(ValueError, match="window has a part in counting"):
         counted.voting(small_catalogue(TEXT), window=2)
+
+
+def test_what_takes_long_is_not_made_again_by_whoever_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    histories = Histories.of([[0, 1, 2, 3], [3, 2, 5], [4, 6, 0]])
+    made = Transitions(TransitionsParams(similarity=0.5, whiten=0.5, two_hop=0.3))
+    made.fit(split(histories, "full"), small_catalogue(TEXT), 0)
+    made.save(tmp_path)
+    monkeypatch.setattr("ml.recommenders.heuristics.transitions.whitened", None)
+    monkeypatch.setattr("ml.recommenders.heuristics.transitions.np.cumsum", None)
+    loaded = Transitions.load(tmp_path, small_catalogue(TEXT))
+    monkeypatch.undo()
+    for told, expected in zip(loaded.recommend(histories, 5), made.recommend(histories, 5), strict=True):
+        np.testing.assert_array_equal(told, expected)
 
 
 def test_later_days() -> None:
