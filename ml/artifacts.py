@@ -145,12 +145,14 @@ def read_json(path: Path) -> Any:
     Raises
     ------
     ArtifactError
-        If the file is missing or is not JSON.
+        If the file is missing, cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path} does not exist") from None
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ArtifactError(f"{path} is not valid JSON: {error}") from None
 

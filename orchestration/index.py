@@ -216,7 +216,7 @@ def publish_recommendations(settings: Settings) -> Published:
         inputs["withdrawn"] = hash_json(sorted(withdrawn))
     version = hash_json(["recommendations", inputs, settings.recommendations_k])
     folder = settings.recommendations / version
-    if not is_complete(folder):
+    if not _has_lists(folder):
         with publish(folder) as staging:
             rows = _recommend_all(champion, settings.recommendations_k, withdrawn)
             pq.write_table(rows, staging / "recommendations.parquet", compression="zstd")
@@ -245,6 +245,15 @@ def publish_recommendations(settings: Settings) -> Published:
     )
     rows_written = pq.read_metadata(folder / "recommendations.parquet").num_rows
     return Published(folder, champion.recipe, len(champion.user_ids), rows_written)
+
+
+def _has_lists(folder: Path) -> bool:
+    """Tell whether lists are there and whole; no hash is kept of them, as erasing a user takes rows away."""
+    try:
+        pq.read_metadata(folder / "recommendations.parquet")
+    except (OSError, pa.ArrowInvalid):
+        return False
+    return is_complete(folder)
 
 
 def _newcomers(settings: Settings) -> str | None:

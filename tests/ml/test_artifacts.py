@@ -78,6 +78,8 @@ def test_json_is_readable_by_others_and_replaced_whole(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(ArtifactError, match="not valid JSON"):
         artifacts.read_json(path)
+    with pytest.raises(ArtifactError, match="deep cannot be read: Is a directory"):
+        artifacts.read_json(path.parent)
 
 
 def test_reading_is_done_again_where_the_folder_was_replaced_meanwhile(tmp_path: Path) -> None:

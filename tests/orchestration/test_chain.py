@@ -335,6 +335,8 @@ def test_smaller_simulation_leaves_no_day_of_the_larger(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TESSERA_SIMULATION__DAYS", "4")
+    # What is trained on the days is of no matter here, and takes long.
+    monkeypatch.setenv("TESSERA_RECIPES", "popularity,transitions")
     monkeypatch.delenv("TESSERA_DATA", raising=False)
     (chain.home / "settings.json").unlink()
     smaller, _ = demo()

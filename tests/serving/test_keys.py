@@ -50,6 +50,11 @@ def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text("[]")
     with pytest.raises(KeyFileError, match=r"keys\.json is no file of keys"):
         KeyFile(tmp_path).find("x")
+    # Stands for a file that may not be read: no permission stops a test that runs as root.
+    (tmp_path / "keys.json").unlink()
+    (tmp_path / "keys.json").mkdir()
+    with pytest.raises(KeyFileError, match=r"keys\.json is no file of keys"):
+        KeyFile(tmp_path).find("x")
 
 
 def test_other_addresses_than_loopback_need_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
