@@ -120,9 +120,13 @@ class Batched:
 
 
 def in_batches(champion: Champion | None, most: int) -> Champion | None:
-    """Return a champion that answers requests together where that helps it: where it decodes step by step."""
-    decodes = getattr(champion, "kind", None) in _DECODERS
-    return Batched(champion, most) if champion is not None and decodes and most > 1 else champion
+    """Return a champion that answers requests together where that helps it: where it decodes."""
+    return Batched(champion, most) if champion is not None and decodes(champion) and most > 1 else champion
+
+
+def decodes(champion: Champion) -> bool:
+    """Tell whether a champion makes its lists step by step, so that longer ones cost more; others score every item."""
+    return isinstance(champion, Batched) or getattr(champion, "kind", None) in _DECODERS
 
 
 def _joined(parts: list[Histories]) -> Histories:

@@ -24,6 +24,7 @@ from serving.answers import (
     Source,
     UnknownItemError,
 )
+from serving.batching import decodes
 from serving.diversity import mmr
 from serving.features import Clock, History, wall_clock
 from serving.items import ItemFacts, Wanted
@@ -36,7 +37,7 @@ ANYTHING = Wanted()
 _POOL = 5
 """Candidates for each item of a diverse answer."""
 _DEEPEST = 1024
-"""Candidates that a recommender is asked for at most when filters refuse what it gives."""
+"""Candidates that one that decodes is asked for at most when filters refuse what it gives."""
 _UNMADE = object()
 _FILTERS = 32
 """Filters kept ready for the index, each of a few bits to a few bytes an item."""
@@ -291,7 +292,8 @@ class Engine:
         shown = known.items if wanted.exclude_seen else known.items[:0]
         # It drops what it is shown itself; a wider answer than needed costs a generative one a wider beam.
         refused = int((~allowed).sum() - (~allowed[np.unique(shown)]).sum())
-        deepest = min(max(_DEEPEST, need), len(allowed))
+        wide = decodes(recommender)
+        deepest = min(max(_DEEPEST, need) if wide else need + refused, len(allowed))
         # Few refused items (those seen) are allowed for at once; a filter refuses most, and they lie anywhere.
         depth = min(need + (refused if refused <= need + len(known.items) else need), deepest)
         while True:
@@ -305,7 +307,7 @@ class Engine:
             ]
             if len(found) >= need or depth == deepest or NO_ITEM in items:
                 return found[:need]
-            depth = min(4 * depth, deepest)
+            depth = min(4 * depth, deepest) if wide else deepest
 
     def _nearest(
         self, vectors: NDArray[np.float32], query: NDArray[np.float32], need: int, allowed: NDArray[np.bool_]

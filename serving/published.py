@@ -150,7 +150,13 @@ def load_fallback(home: Path, clock: Clock | None = None, text_search: bool = Fa
     search = _attempt("index", load_search) if champion is not None else None
     heuristic = _attempt("heuristic", lambda: _heuristic(home, published, snapshot))
     lookup = _attempt("online store", lambda: FeatureLookup(home, clock=clock or _clock(published)))
-    parts = {"champion": champion, "online store": lookup, "index": search or not published.index}
+    no_heuristic = published.heuristic in (None, published.model)
+    parts = {
+        "champion": champion,
+        "online store": lookup,
+        "index": search or not published.index,
+        "heuristic": heuristic or no_heuristic,
+    }
     engine = _engine(
         home, published, snapshot, champion, lookup or _Nobody(), search, heuristic, clock, text_search
     )

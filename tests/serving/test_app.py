@@ -22,7 +22,7 @@ from serving.app import create_app, create_app_from_env
 from serving.engine import Engine, EngineError
 from serving.features import UserFeatures
 from serving.items import ItemFacts
-from serving.published import load_engine, read_published
+from serving.published import load_engine, load_fallback, read_published
 
 
 class Lookup:
@@ -266,6 +266,7 @@ def test_what_is_left_of_a_publication_is_served(tmp_path: Path) -> None:
     assert answer() == ("degraded", "heuristic", "the champion cannot be loaded; history of 2 items")
     shutil.rmtree(tmp_path / "heuristic")
     assert answer() == ("degraded", "popular", "the champion cannot be loaded")
+    assert load_fallback(tmp_path).missing == ("champion", "heuristic")
     with pytest.raises(EngineError):
         load_engine(tmp_path)
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from planted import Known, ids
 
-from ml.histories import Histories
+from ml.histories import NO_ITEM, Histories
 from ml.index import IndexSpec, ItemSearch, build_index
 from serving import engine as engines
+from serving.answers import Champion
 from serving.engine import Engine
 from serving.features import History
 from serving.items import ItemFacts, Wanted
@@ -33,15 +34,46 @@ class ByVectors:
         raise AssertionError("the index should have been asked")
 
 
-def engine_over(spec: IndexSpec) -> Engine:
+class Scoring:
+    """Gives the same order, and has no index."""
+
+    kind = "scoring"
+
+    def __init__(self) -> None:
+        self.depths: list[int] = []
+
+    def query_vectors(self, histories: Histories) -> None:
+        return None
+
+    def recommend(
+        self, histories: Histories, k: int, exclude_history: bool = True
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        self.depths.append(k)
+        scores = VECTORS @ VECTORS[histories.items].sum(axis=0)
+        order = [
+            n
+            for n in np.argsort(-scores, kind="stable").tolist()
+            if not (exclude_history and n in histories.items)
+        ][:k]
+        items = np.array(order + [NO_ITEM] * (k - len(order)), np.int32)
+        return items[None], np.where(items >= 0, scores[items], -np.inf).astype(np.float32)[None]
+
+
+class Decoding(Scoring):
+    """Pays for longer lists."""
+
+    kind = "generative"
+
+
+def engine_over(spec: IndexSpec | None, champion: Champion | None = None) -> Engine:
     return Engine(
-        champion=ByVectors(),
+        champion=champion or ByVectors(),
         lookup=Known(),
         item_ids=[f"i{n}" for n in range(N)],
         titles=[""] * N,
         event_types=["view"],
         popular=[],
-        search=ItemSearch(build_index(VECTORS, spec)),
+        search=ItemSearch(build_index(VECTORS, spec)) if spec else None,
         facts=ItemFacts(categories=CATEGORIES, in_stock=IN_STOCK),
     )
 
@@ -50,6 +82,7 @@ ENGINES = [
     engine_over(IndexSpec(factory="Flat")),
     engine_over(IndexSpec(factory="HNSW32", effort=400)),
     engine_over(IndexSpec(factory="IVF8,PQ4x4fs,RFlat", effort=8, refine=128)),
+    engine_over(None, Scoring()),
 ]
 
 
@@ -86,6 +119,21 @@ def test_index_and_brute_force_agree(
     answer = engine.after(shown, k, wanted)
     assert ids(answer) == [f"i{n}" for n in best]
     assert answer.source == ("champion" if best else "popular")
+
+
+def test_only_a_champion_that_decodes_is_spared_long_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rare items are far down the list of this history."""
+    monkeypatch.setattr(engines, "_DEEPEST", 40)
+    scores = VECTORS @ VECTORS[1]
+    rare = [n for n in np.argsort(-scores, kind="stable").tolist() if "rare" in CATEGORIES[n]]
+    found = {}
+    for champion in (Scoring(), Decoding()):
+        engine = engine_over(None, champion)
+        answer = engine.after(History(["i1"], ["view"], [0], 1), 3, Wanted(frozenset({"rare"})))
+        found[champion.kind] = ids(answer), max(champion.depths)
+    assert found["scoring"][0] == [f"i{n}" for n in rare[:3]]
+    assert found["generative"][1] == 40
+    assert len(found["generative"][0]) < 3
 
 
 def test_filters_are_made_ready_once(monkeypatch: pytest.MonkeyPatch) -> None:
