@@ -54,12 +54,12 @@ def test_an_ablation_changes_what_it_names_and_nothing_else(tmp_path: Path) -> N
 def test_a_recipe_like_another_says_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "title: Mine\nlike: tiger\nrecommender: {d: 32, objective: {beam: 5}, tokens: {kind: session}}\n"
+        "title: Mine\nlike: tiger\nrecommender: {d: 32, objective: {beam: 5}, tokens: {kind: behaviour}}\n"
     )
     tiger, mine = load_recipe("tiger"), load_recipe(path)
     changed = {"d": 32, "objective": tiger.recommender["objective"] | {"beam": 5}}
     assert mine.recommender == tiger.recommender | changed | {"tokens": mine.recommender["tokens"]}
-    assert mine.recommender["tokens"]["kind"] == "session"
+    assert mine.recommender["tokens"] == {"kind": "behaviour", "merge": False}
     assert (mine.title, mine.published, mine.ablations) == ("Mine", {}, {})
     path.write_text("title: Mine\nlike: tiger\n")
     assert load_recipe(path).hash == tiger.hash

@@ -42,7 +42,7 @@ class NextTokensParams(PartParams):
 
     def check(self, whole: GenerativeParams) -> None:
         """See `ml.recommenders.generative.parts.PartParams.check`."""
-        if whole.tokens.per_item(2) != 2:
+        if any(whole.tokens.per_item(levels) != levels for levels in (2, 3)):
             raise ValueError("objective next_tokens needs tokens with one place for each code")
         if getattr(whole.backbone, "causal", True) is not True:
             raise ValueError("objective next_tokens needs a causal backbone")

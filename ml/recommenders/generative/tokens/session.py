@@ -5,7 +5,7 @@ SessionRec (Huang et al. 2025, arXiv:2502.10157): aggregation inside a session f
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,9 @@ from ml.recommenders.batches import Sequences
 from ml.recommenders.generative.code_table import CodeTable
 from ml.recommenders.generative.parts import Facts, PartParams, Tokens
 from ml.recommenders.generative.tokens.behaviour import TypeTable
+
+if TYPE_CHECKING:
+    from ml.recommenders.generative.model import GenerativeParams
 
 _MINUTE = 60_000_000
 #: Events of a session, from its last back, that have a weight of their own by their place.
@@ -35,6 +38,13 @@ class SessionTokensParams(PartParams):
     kind: Literal["session"] = "session"
     gap: float = Field(default=30, gt=0)
     types: bool = True
+
+    def check(self, whole: GenerativeParams) -> None:
+        """Refuse objectives that count items: a session's place holds items after the one that is read up to."""
+        if whole.objective.kind != "next_session":
+            raise ValueError(
+                "tokens of kind session need objective next_session: others would read their targets"
+            )
 
     def per_item(self, levels: int) -> int:
         """Return the places of a session."""

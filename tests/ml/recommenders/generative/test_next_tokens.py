@@ -185,8 +185,14 @@ def test_a_network_answers_for_a_catalogue_that_it_never_saw(tmp_path: Path) -> 
 
 
 def test_what_does_not_fit_is_said() -> None:
-    with pytest.raises(ValueError, match="one place for each code"):
-        make_params(tokens={"kind": "codes", "merge": True})
+    for tokens in (
+        {"kind": "codes", "merge": True},
+        {"kind": "pairs", "depth": 1},
+        {"kind": "set", "semantic": 1},
+        {"kind": "set", "semantic": 2},
+    ):
+        with pytest.raises(ValueError, match="one place for each code"):
+            make_params(tokens=tokens)
     with pytest.raises(ValueError, match="causal backbone"):
         make_params(backbone={"kind": "encoder_decoder", "causal": False, **SIZES})
     params = make_params()

@@ -171,6 +171,8 @@ def test_the_next_session_is_learnt_as_a_set() -> None:
 def test_parts_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(ValueError, match="needs tokens of kind session"):
         params(tokens={"kind": "codes"})
+    with pytest.raises(ValueError, match="tokens of kind session need objective next_session"):
+        params(objective={"kind": "autoregressive"})
     with pytest.raises(ValueError, match="needs a causal backbone"):
         GenerativeParams.model_validate(
             {"tokens": {"kind": "session"}, "objective": {"kind": "next_session"}}
