@@ -41,7 +41,9 @@ class IdentifiersParams(PartParams):
     temperature
         Of the draw; the lower, the more one identifier is preferred.
     held_out
-        Users whose last training event is not trained on in this stage: influence is upon their loss.
+        Users upon the loss of whose last training event influence is measured. Where there is an evaluation, no variant is
+        trained on these events in this stage, so that variants differ in nothing else; what is served (protocol ``full``)
+        is trained on all of them.
     probes
         Training batches that influence is measured on.
     """
@@ -60,12 +62,12 @@ class IdentifiersParams(PartParams):
     def train(self, course: Course) -> dict[str, Any]:
         """Train the network of a course; see `ml.recommenders.training.train_network`."""
         network, params = course.recommender.fitted(), course.recommender.params
-        train, plans, held = course.split.train, course.plans, None
-        if self.curriculum and self.count != 1 and len(course.catalogue.more_codes):
-            train, held = hold_out(train, self.held_out, params.length, course.seed)
-            cut = network.objective.windows(train, params.length, network.backbone.causal)
+        left, held = hold_out(course.split.train, self.held_out, params.length, course.seed)
+        plans = course.plans
+        if course.split.protocol != "full":
+            cut = network.objective.windows(left, params.length, network.backbone.causal)
             plans = Plans(cut, params.batch_tokens)
-        taught = Identifiers(self, network, course.catalogue, held)
+        taught = Identifiers(self, network, course.catalogue, held if self.curriculum else None)
         report = train_network(
             taught,
             lambda rng: taught.batches(plans, rng),
@@ -81,7 +83,7 @@ class IdentifiersParams(PartParams):
 class Identifiers(nn.Module):
     """A network that is trained on several IDs of every item.
 
-    The influence of an identifier's data upon the loss of what is held out, told under the IDs that are served, is to
+    The influence of an identifier's data upon the loss of a batch of others, told under the IDs that are served, is to
     first order the product of the two gradients. Only ratios between identifiers count, so
     the products of one look are divided by their mean size; looks are averaged.
     """
@@ -102,7 +104,7 @@ class Identifiers(nn.Module):
         catalogue
             Its ``more_codes`` are the other IDs.
         held
-            A batch of what is held out; None where nothing is measured.
+            A batch upon whose loss influence is measured; None where it is not.
         """
         super().__init__()
         self.params, self.network, self.held = params, network, held

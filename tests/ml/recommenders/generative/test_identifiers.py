@@ -40,9 +40,9 @@ def catalogue(other: int = 2) -> Catalogue:
     return Catalogue([str(i) for i in range(N)], [""] * N, [[]] * N, bare, served, (3, 4), more_codes=more)
 
 
-def walks() -> Split:
+def walks(protocol: str = "leave_one_out") -> Split:
     rows = [[(user * 5 + step) % N for step in range(4 + user % 4)] for user in range(40)]
-    return split(Histories.of(rows), "leave_one_out")
+    return split(Histories.of(rows), protocol)
 
 
 def several(
@@ -140,11 +140,32 @@ def test_shares_are_told() -> None:
 
 def test_one_identifier_is_plain_training() -> None:
     plain = Generative(GenerativeParams.model_validate(TINY | {"epochs": 2}))
-    plain.fit(walks(), catalogue(), 0)
+    plain.fit(walks("full"), catalogue(), 0)
     for known, identifiers in ((catalogue(), {"count": 1}), (catalogue(0), {})):
         one = Generative(GenerativeParams.model_validate(TINY | {"epochs": 2, "identifiers": identifiers}))
-        assert one.fit(walks(), known, 0)["shares"] == [1.0]
+        assert one.fit(walks("full"), known, 0)["shares"] == [1.0]
         np.testing.assert_array_equal(one.item_vectors(), plain.item_vectors())
+
+
+@pytest.mark.parametrize("identifiers", [{}, {"curriculum": False}, {"count": 1}], ids=str)
+def test_variants_are_trained_on_the_same_events_and_what_is_served_on_all(
+    identifiers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained_on = []
+    real = Identifiers.batches
+
+    def noting(self: Identifiers, plans: Plans, rng: np.random.Generator) -> Any:
+        trained_on.append(plans.cut.events.items.tolist())
+        return real(self, plans, rng)
+
+    monkeypatch.setattr(Identifiers, "batches", noting)
+    told = TINY | {"epochs": 1, "identifiers": {"held_out": 9} | identifiers}
+    for protocol in ("leave_one_out", "full"):
+        report = Generative(GenerativeParams.model_validate(told)).fit(walks(protocol), catalogue(), 0)
+        # Influence is measured either way.
+        assert (len(set(report["shares"])) > 1) == (not identifiers)
+    left, _ = hold_out(walks().train, 9, 4, seed=0)
+    assert trained_on == [left.items.tolist(), walks("full").train.items.tolist()]
 
 
 def test_what_is_held_out_is_not_trained_on() -> None:
