@@ -31,15 +31,17 @@ class MaskedDiffusionParams(PartParams):
     ----------
     over_time
         How many codes of a target are masked. ``uniform``: any number, each as likely. ``rising``: one when training
-        begins, and after ``rise`` steps so many as decoding meets: from all but ``warm_up`` of them to all.
-    rise
-        Steps until then.
+        begins, and after ``rise`` steps from all but ``known`` of them to all, as decoding meets them where ``warm_up``
+        is as much.
+    rise, known
+        See ``over_time``; one code at least is always masked.
     by_sample
         Which codes are masked: ``uniform``, or ``unseen``, those rather that no item of the history has.
     preference
         How much rather: the logarithm of the odds.
     warm_up
-        Codes fixed one at a time; 0 leaves one stage. The last level, which tells twins apart, is never among them.
+        Codes that decoding fixes one at a time; 0 leaves one stage. The last level, which tells twins apart, is never
+        among them.
     beam
         Hypotheses kept, at least as many as items asked for.
     """
@@ -47,6 +49,7 @@ class MaskedDiffusionParams(PartParams):
     kind: Literal["masked_diffusion"] = "masked_diffusion"
     over_time: Literal["rising", "uniform"] = "rising"
     rise: int = Field(default=500, ge=1)
+    known: int = Field(default=2, ge=0)
     by_sample: Literal["unseen", "uniform"] = "unseen"
     preference: float = Field(default=1.0, ge=0)
     warm_up: int = Field(default=2, ge=0)
@@ -63,6 +66,7 @@ class MaskedDiffusion(nn.Module):
     def __init__(self, params: MaskedDiffusionParams, facts: Facts) -> None:
         super().__init__()
         self.params = params
+        self.known = min(params.known, facts.levels - 1)
         self.warm_up = min(params.warm_up, facts.levels - 1)
         self.mask = nn.Parameter(torch.randn(facts.d) * facts.d**-0.5)
         # Saved with the weights, so that training goes on where it was.
@@ -111,7 +115,7 @@ class MaskedDiffusion(nn.Module):
         least, most = torch.ones((), device=unseen.device), torch.full((), levels, device=unseen.device)
         if self.params.over_time == "rising":
             gone = (self.steps / self.params.rise).clamp(max=1)
-            least, most = 1 + gone * (levels - 1 - self.warm_up), 1 + gone * (levels - 1)
+            least, most = 1 + gone * (levels - 1 - self.known), 1 + gone * (levels - 1)
         chance = torch.rand(unseen.shape[:-1], device=unseen.device)
         number = (least + chance * (most - least + 1)).floor().clamp(max=levels)
         # The order of so many draws without replacement, each with odds of its own (Gumbel's trick).
