@@ -124,7 +124,7 @@ class LanguageModel:
         network, params = self.fitted().eval(), self.params
 
         def rank(some: Sequences, k: int, excluded: Tensor | None) -> tuple[Tensor, Tensor]:
-            decoding, n = _Decoding(network, some), len(some.lengths)
+            decoding, n = _Decoding(network, some, params.normalise), len(some.lengths)
             return beam_search(decoding, network.trie, n, params.beam, k, excluded, params.normalise)
 
         device = network.prompts.codes.device
@@ -306,10 +306,10 @@ class _Plans:
 class _Decoding:
     """One generation, as a `ml.recommenders.generative.beam.Decoder`; see the module."""
 
-    def __init__(self, network: LanguageNetwork, sequences: Sequences) -> None:
+    def __init__(self, network: LanguageNetwork, sequences: Sequences, normalise: Normalise) -> None:
         from transformers import DynamicCache
 
-        self.network = network
+        self.network, self.normalise = network, normalise
         tokens, self.real = network.prompts.question(NEXT, sequences.items, sequences.lengths)
         self.kept, self.level = DynamicCache(), 0
         #: Of each hypothesis, which of all the codes written so far are its own: bool [n, hypotheses, codes].
@@ -352,6 +352,8 @@ class _Decoding:
         return self.network.prompts.codes[sum(sizes[: self.level]) : sum(sizes[: self.level + 1])]
 
     def _of_level(self, logits: Tensor) -> Tensor:
+        if self.normalise == "table":
+            logits = logits.float().log_softmax(dim=-1)
         return logits[..., self._tokens()].float()
 
 

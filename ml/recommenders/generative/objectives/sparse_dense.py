@@ -138,7 +138,7 @@ class SparseDense(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """See `ml.recommenders.generative.parts.Objective`."""
         params, tokens, trie = self.params, _tokens(network), network.trie
-        writing, n = _Writing(network, sequences), len(sequences.lengths)
+        writing, n = _Writing(network, sequences, params.normalise), len(sequences.lengths)
         dead = None if excluded is None else distinct_leaves(trie, excluded)
         nodes, beams, _ = prefix_search(
             writing, trie, n, max(params.beam, k), tokens.depth, dead, params.normalise

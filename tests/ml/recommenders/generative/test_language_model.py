@@ -77,7 +77,7 @@ def by_hand(network: LanguageNetwork, history: list[int], normalise: Any) -> np.
     for item in range(N_ITEMS):
         own = network.prompts.items[item].tolist()
         with torch.no_grad():
-            logits = network.model(torch.tensor([told + own])).logits[0, len(told) - 1 : -1]
+            logits = network.model(torch.tensor([told + own])).logits[0, len(told) - 1 : -1].log_softmax(-1)
         leaf, score = trie.place[item], 0.0
         for depth, codes in enumerate(network.prompts.codes.split(SIZES)):
             node = trie.above(depth, leaf[None])
@@ -88,7 +88,7 @@ def by_hand(network: LanguageNetwork, history: list[int], normalise: Any) -> np.
     return np.array(found)
 
 
-@pytest.mark.parametrize("normalise", ["trie", "vocabulary"])
+@pytest.mark.parametrize("normalise", ["trie", "vocabulary", "table"])
 @pytest.mark.parametrize("history", [[], [3], [5, 1, 9], [4, 8, 2, 0]], ids=str)
 def test_recommendations_equal_reading_each_item_out(
     tuned: LanguageModel, normalise: Any, history: list[int]

@@ -71,7 +71,7 @@ def parts_of(network: Network) -> tuple[PairTokens, SparseDense]:
 
 @torch.no_grad()
 def told(network: Network, history: list[int], item: int) -> tuple[list[float], np.ndarray]:
-    """Return the log-probabilities of the item's first codes among siblings, and the vector written after them."""
+    """Return the log-probabilities of the item's first codes, and the vector written after them."""
     tokens, objective = parts_of(network)
     codes = make_catalogue().codes
     memory = network.read(Sequences.of(Histories.of([history]), 5))
@@ -82,7 +82,11 @@ def told(network: Network, history: list[int], item: int) -> tuple[list[float], 
     for level in range(tokens.depth):
         logits = network.table.logits(states[level], level).double().numpy()
         siblings = {int(c[level]) for c in codes if c[0] >= 0 and (c[:level] == codes[item, :level]).all()}
-        found.append(logits[codes[item, level]] - np.log(np.exp(logits[sorted(siblings)]).sum()))
+        over = logits[sorted(siblings)]
+        if objective.params.normalise == "table":
+            every = [network.table.logits(states[level], other) for other in range(3)]
+            over = torch.cat([states[level] @ network.table.start[:, None], *every]).double().numpy()
+        found.append(logits[codes[item, level]] - np.log(np.exp(over).sum()))
     return found, objective.written(states[-1]).double().numpy()
 
 
@@ -113,10 +117,10 @@ def brute(network: Network, history: list[int], tau: float, psi: float) -> np.nd
     return scores
 
 
-@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize(("depth", "normalise"), [(0, "trie"), (1, "trie"), (2, "trie"), (2, "table")])
 @pytest.mark.parametrize("history", [[], [3], [5, 1, 7, 9], [4, 8, 2, 0, 11, 6]], ids=str)
-def test_recommendations_equal_plain_loops(depth: int, history: list[int]) -> None:
-    made, network = make(depth, tau=0.7, psi=4.0)
+def test_recommendations_equal_plain_loops(depth: int, normalise: str, history: list[int]) -> None:
+    made, network = make(depth, normalise=normalise, tau=0.7, psi=4.0)
     exact = brute(network, history, 0.7, 4.0)
     np.testing.assert_allclose(np.exp(exact).sum(), 1)
     items, scores = made.recommend(Histories.of([history, [1, 2, 3]]), N_ITEMS, exclude_history=False)
