@@ -32,10 +32,13 @@ class BehaviourParams(AutoregressiveParams):
     asked
         What is answered for: every event type as likely as it is (``marginal``), the ``likeliest`` alone, or the type
         of this number, that is its place in the snapshot's names.
+    search
+        ``beam`` alone.
     """
 
     kind: Literal["behaviour_first"] = "behaviour_first"  # type: ignore[assignment]
     asked: Literal["marginal", "likeliest"] | int = "marginal"
+    search: Literal["beam"] = "beam"
 
     def check(self, whole: GenerativeParams) -> None:
         """Raise a ValueError of one line where the part does not go with the other parameters."""

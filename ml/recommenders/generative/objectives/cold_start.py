@@ -43,6 +43,8 @@ class ColdStartParams(AutoregressiveParams):
         Added to the score of untrained items: how readily they are shown; None keeps them out.
     recency_decay, whiten
         As in `ml.recommenders.heuristics.text_similarity.TextSimilarityParams`.
+    search
+        ``beam`` alone.
     """
 
     kind: Literal["cold_start"] = "cold_start"  # type: ignore[assignment]
@@ -51,6 +53,7 @@ class ColdStartParams(AutoregressiveParams):
     offset: float | None = -5.75
     recency_decay: float = Field(default=0.6, gt=0, le=1)
     whiten: float = Field(default=0.5, ge=0, le=1)
+    search: Literal["beam"] = "beam"
 
     def build(self, facts: Facts) -> Objective:
         """Make the part."""

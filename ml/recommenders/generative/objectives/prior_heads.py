@@ -51,6 +51,8 @@ class PriorHeadsParams(AutoregressiveParams):
         Combinations of labels, the likeliest of each history, under which items are searched.
     asked
         Prior to the label that is answered for, rather than all as likely as they are: steers the list.
+    search
+        ``beam`` alone.
     """
 
     kind: Literal["prior_heads"] = "prior_heads"  # type: ignore[assignment]
@@ -60,6 +62,7 @@ class PriorHeadsParams(AutoregressiveParams):
     width: int = Field(default=16, ge=0)
     heads: int = Field(default=4, ge=1)
     asked: dict[Prior, int] = Field(default_factory=dict)
+    search: Literal["beam"] = "beam"
 
     def build(self, facts: Facts) -> Objective:
         """Make the part.

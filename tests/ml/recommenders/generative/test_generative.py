@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from ml.artifacts import ArtifactError
 from ml.evaluation.splits import Split, split
@@ -292,3 +293,9 @@ def test_what_cannot_be_trained_or_loaded_is_said(parts: Split, tmp_path: Path) 
     (tmp_path / "weights.safetensors").write_bytes(b"cut")
     with pytest.raises(ArtifactError, match=r"weights.safetensors cannot be read"):
         Generative.load(tmp_path, refitted)
+
+
+@pytest.mark.parametrize("kind", ["behaviour_first", "prior_heads", "cold_start"])
+def test_an_objective_that_searches_by_beam_alone_refuses_an_exact_search(kind: str) -> None:
+    with pytest.raises(ValidationError, match=rf"objective.{kind}.search\n  Input should be 'beam'"):
+        shape(BACKBONES[0], True, objective={"kind": kind, "search": "exact"})
