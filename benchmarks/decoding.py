@@ -1,11 +1,14 @@
 """Constrained beam search beside Hugging Face's ``generate``: the same weights, the same users, the same lists.
 
-``python -m benchmarks.decoding SNAPSHOT`` (``make bench-decoding``) draws a T5 with random weights (which does not
-change what decoding costs, but its lists are worth nothing), reads it by `ml.recommenders.generative.t5`, and lets both
-sides answer for the same users of a snapshot, by turns. Lists that differ end the run. Beside that: all users of the
-snapshot, the latency of one, the trie's share of the time, exact search, one pass, and a trie of a million items.
-``results/decoding.json`` is what it came to, and ``results/decoding-cuda.json`` on a GPU. Seconds are those of the clock;
-``cpu`` figures are of all cores' work, which tells more where a machine is shared.
+``python -m benchmarks.decoding SNAPSHOT`` (``make bench-decoding``) draws a T5 with random weights, reads it by
+`ml.recommenders.generative.t5`, and lets both sides answer for the same users of a snapshot, by turns. Lists that differ
+end the run. Beside that: all users of the snapshot, the latency of one, the trie's share of the time, exact search, one
+pass, and a trie of a million items. ``results/decoding.json`` is what it came to, and ``results/decoding-cuda.json`` on a
+GPU. Seconds are those of the clock; ``cpu`` figures are of all cores' work, which tells more where a machine is shared.
+
+Lists of random weights are worth nothing. What decoding costs they do not change where a code's probability is over the
+whole vocabulary. Over the codes that exist after a prefix they do: nearly even scores favour prefixes of few children, and
+about one with a single item left the network is not asked. Such rows tell the share that it is asked about.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -28,6 +32,7 @@ from ml.evaluation.splits import split
 from ml.histories import Histories
 from ml.recipes import load_recipe
 from ml.recommenders.generative.model import Generative, GenerativeParams
+from ml.recommenders.generative.network import Decoding
 from ml.recommenders.generative.t5 import from_t5
 from ml.recommenders.generative.trie import Trie, build_trie
 from ml.snapshot import Catalogue, load_snapshot
@@ -219,7 +224,7 @@ def beside(size: str, normalise: str, model: Any, asked: Asked, batches: list[in
         "cpu_ms": took.per(n)[1],
         "peer_cpu_ms_by_batch": {str(batch): each.per(n)[1] for batch, each in peers.items()},
         "cpu_ratio": round(took.cpu / min(each.cpu for each in peers.values()), 4),
-    }
+    } | asked_about(ours, partial(ours.recommend, asked.histories, asked.k, exclude_history=False))
     how = " and renormalize_logits" if arguments else ""
     name = PEER.format(how, ", ".join(map(str, batches)))
     title = f"{size}, beam {asked.beam}, probabilities over {over}: a user"
@@ -250,7 +255,31 @@ def timed(run: Callable[[], T]) -> tuple[T, Took]:
     return found, Took(time.perf_counter() - start, time.process_time() - before)
 
 
-def agreement(ours: Lists, theirs: Lists, tolerance: float = 1e-3) -> dict[str, float]:
+def asked_about(made: Generative, answer: Callable[[], object]) -> dict[str, float]:
+    """Return the share of hypotheses that the network is asked about, where a beam need not ask about all of them.
+
+    Users who are answered together count as much as the one of them with most.
+    """
+    counts = {"step": 0, "below": 0}
+
+    def counted(of: type, name: str, place: int) -> Any:
+        real = getattr(of, name)
+
+        def call(self: Any, *given: Any) -> Any:
+            counts[name] += given[place].numel()
+            return real(self, *given)
+
+        return patch.object(of, name, call)
+
+    with counted(Decoding, "step", 0), counted(Trie, "below", 1):
+        answer()
+    objective = made.params.objective
+    if getattr(objective, "normalise", None) != "trie" or getattr(objective, "search", None) != "beam":
+        return {}
+    return {"asked_about": round(counts["step"] / counts["below"], 4)}
+
+
+def agreement(ours: Lists, theirs: Lists, tolerance: float = 1e-4) -> dict[str, float]:
     """Return how alike lists are.
 
     Raises
@@ -315,13 +344,13 @@ class Peer:
 
 def all_users(title: str, made: Generative, some: Histories, n: int, k: int) -> Row:
     """Answer for all ``n`` users, or for some of them."""
-    made.recommend(some.rows(slice(0, 64)), k)
+    asked = asked_about(made, partial(made.recommend, drawn(some, 64, 0), k))
     _, took = timed(partial(made.recommend, some, k))
     title = f"{title}: top {k} of {n:,} users"
     if len(some) < n:
         title += f", extrapolated from {len(some):,}"
     share = n / len(some)
-    extra = {"users": len(some), "cpu_seconds": round(took.cpu * share, 2)}
+    extra = {"users": len(some), "cpu_seconds": round(took.cpu * share, 2)} | asked
     return Row(title, round(took.seconds * share, 2), None, "", "seconds", "lower", extra)
 
 

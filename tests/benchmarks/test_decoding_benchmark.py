@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import decoding
-from benchmarks.decoding import Record, agreement, drawn, large_trie
+from benchmarks.decoding import Asked, Record, agreement, asked_about, drawn, large_trie, recommender, t5
 from benchmarks.record import Row
 from ml.artifacts import read_json
 from ml.histories import Histories
@@ -53,6 +54,8 @@ def test_both_sides_are_measured_and_agree(tmp_path: Path, monkeypatch: pytest.M
         assert row["extra"]["agreement"]["same_items"] > 0.9
         assert row["extra"]["agreement"]["largest_score_difference"] < 1e-4
         assert row["extra"]["peer_batch"] in (1, 4)
+    assert ["asked_about" in row["extra"] for row in compared] == [True, False]
+    assert 0 < compared[0]["extra"]["asked_about"] <= 1
     assert any("extrapolated from 6" in row["case"] for row in rows)
     share = next(row for row in rows if row["unit"] == "share")
     assert 0 < share["ours"] < 1
@@ -78,6 +81,8 @@ def test_lists_may_differ_in_ties_alone() -> None:
         agreement((items, scores), (items[:, [1, 0, 2, 3]], scores))
     with pytest.raises(SystemExit, match=r"scores by 0\.5"):
         agreement((items, scores), (items, scores - np.float32(0.5)))
+    with pytest.raises(SystemExit, match=r"scores by 0\.0005"):
+        agreement((items, scores), (items, scores - np.float32(5e-4)))
 
 
 def test_a_large_trie_has_as_many_items_as_asked() -> None:
@@ -89,3 +94,16 @@ def test_users_are_drawn_without_repetition_and_shortest_first() -> None:
     some = drawn(histories, 15, 0)
     assert len({int(row[0]) for row in np.split(some.items, some.offsets[1:-1])}) == 15
     assert (np.diff(some.lengths) >= 0).all()
+
+
+def test_the_share_that_the_network_is_asked_about_by_hand() -> None:
+    """Of four prefixes of one code one has two items below it, the others one."""
+    codes = np.array([[0, 0], [0, 1], [1, 0], [2, 0], [3, 0]], np.int32)
+    nothing = np.zeros((5, 0), np.float32)
+    catalogue = Catalogue([str(item) for item in range(5)], [""] * 5, [[]] * 5, nothing, codes, (4, 2))
+    asked = Asked(catalogue, Histories.of([[0, 1], [2]]), beam=10, k=3)
+    model = t5(6, TINY)
+    for normalise, expected in (("trie", {"asked_about": 0.25}), ("table", {})):
+        made = recommender(model, asked, normalise)
+        answer = partial(made.recommend, asked.histories, 3, exclude_history=False)
+        assert asked_about(made, answer) == expected
