@@ -105,7 +105,9 @@ def train_network(
 
     An epoch's random choices follow from seed and number of the epoch alone, so a run that was killed and is
     resumed ends as one that was not. Under ``torchrun`` every process takes its share of the rows of each batch,
-    weighted by their targets: the step is that of one process, but for dropout.
+    weighted by their targets. The step is that of one process where the loss is a mean over targets, each told by its
+    own row alone. It is another where rows of a batch are compared (cobra's rivals are the targets of a process's own
+    rows, apao weighs prefixes by its own rows' losses), and in whatever is drawn: dropout, negatives, masks.
 
     Parameters
     ----------
