@@ -99,12 +99,16 @@ class State:
 
     @classmethod
     def read(cls, text: str | None, now: datetime) -> Self:
-        """Read a cursor; without one, begin with what ended in the last day."""
+        """Read a cursor; without one, or where it lies in the future, begin with what ended in the last day.
+
+        A clock that was ahead leaves such a cursor, and until then no run would be looked at.
+        """
         if not text:
             return cls(now - _FIRST)
         content = json.loads(text)
-        told = {key: datetime.fromisoformat(at) for key, at in content["told"].items()}
-        return cls(datetime.fromisoformat(content["after"]), tuple(content["recent"]), told)
+        after = datetime.fromisoformat(content["after"])
+        told = {key: min(datetime.fromisoformat(at), now) for key, at in content["told"].items()}
+        return cls(after if after <= now else now - _FIRST, tuple(content["recent"]), told)
 
     def dump(self) -> str:
         """Write a cursor."""

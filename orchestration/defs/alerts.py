@@ -61,7 +61,7 @@ def _tell(context: dg.SensorEvaluationContext, status: dg.DagsterRunStatus) -> d
         return dg.SensorResult(skip_reason="TESSERA_ALERT_WEBHOOK is not set", cursor=context.cursor)
     state, sent = State.read(context.cursor, now), 0
     said: list[str] = []
-    for run, ended in _finished_runs(context.instance, state):
+    for run, ended in _finished_runs(context.instance, state, now):
         problems = run.failed if ended == status else ()
         if state.is_news(run, problems, now):
             content = message(run, problems, settings.owner, settings.ui_url)
@@ -83,7 +83,7 @@ def _tell(context: dg.SensorEvaluationContext, status: dg.DagsterRunStatus) -> d
 
 
 def _finished_runs(
-    instance: dg.DagsterInstance, state: State
+    instance: dg.DagsterInstance, state: State, now: datetime
 ) -> Iterator[tuple[FinishedRun, dg.DagsterRunStatus]]:
     """Yield the runs that ended since, in the order in which they did."""
     records = instance.get_run_records(
@@ -105,6 +105,8 @@ def _finished_runs(
         )
         ended = record.update_timestamp
         ended = ended if ended.tzinfo is not None else ended.replace(tzinfo=UTC)
+        # A stamp of a clock that was ahead would put the cursor past runs that are yet to end.
+        ended = min(ended, now)
         yield (
             FinishedRun(run.run_id, run.job_name, partition or None, ended, failed, frozenset(passed)),
             run.status,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import dagster as dg
@@ -117,6 +118,16 @@ def test_a_cursor_is_read_as_it_was_written() -> None:
     assert State.read(None, NOW) == State(NOW - timedelta(days=1))
     later = FinishedRun("r9", "backfill", None, NOW + timedelta(days=31))
     assert state.past(later).told == {}
+
+
+def test_cursor_of_a_clock_that_was_ahead_looks_at_the_last_day() -> None:
+    ahead = NOW + timedelta(days=400)
+    late = replace(run(STEP), ended_at=ahead)
+    state = State.read(State(ahead).with_told(late, (STEP,), ahead).past(late).dump(), NOW)
+    assert (state.after, state.recent) == (NOW - timedelta(days=1), ("r1",))
+    # What was told then counts as told now, and not as told until the clock is there again.
+    assert not state.is_news(run(STEP), (STEP,), NOW + timedelta(hours=19))
+    assert state.is_news(run(STEP), (STEP,), NOW + timedelta(hours=20))
 
 
 @pytest.mark.parametrize(
@@ -315,6 +326,36 @@ def test_bad_answer_repeats_no_earlier_message(world: World, hook: Receiver) -> 
     world.run(second="second")
     assert world.tick(sensors.failed_runs()).startswith("1 messages sent; not told, to be tried again: ")
     assert world.tick(sensors.failed_runs()) == "1 messages sent"
+    assert [told["problems"][0]["name"] for told in hook.messages] == ["index", "lists"]
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
+    """Let the sensors' clock differ from that of the runs."""
+
+    class Moved(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Moved:
+            return cls.fromtimestamp((datetime.now(tz) + by).timestamp(), tz)
+
+    monkeypatch.setattr(sensors, "datetime", Moved)
+
+
+def test_clock_that_was_ahead_does_not_silence_what_fails_after_it(
+    world: World, hook: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.run(step="first")
+    world.cursors = {
+        "alert_of_failed_runs": State(datetime.now(UTC) + timedelta(days=400), ("of then",)).dump()
+    }
+    assert world.tick(sensors.failed_runs()) == "1 messages sent"
+    # Runs whose own stamps are ahead are told, once, and keep no later one from being told.
+    set_clock(monkeypatch, -timedelta(hours=1))
+    world.run(second="second")
+    assert world.tick(sensors.failed_runs()) == "1 messages sent"
+    cursor = world.cursors["alert_of_failed_runs"]
+    assert cursor is not None
+    assert datetime.fromisoformat(json.loads(cursor)["after"]) < datetime.now(UTC) - timedelta(minutes=59)
+    assert world.tick(sensors.failed_runs()) == "nothing new failed"
     assert [told["problems"][0]["name"] for told in hook.messages] == ["index", "lists"]
 
 
