@@ -9,7 +9,7 @@ same nights:
 
 The lists of each night are held against what users met for the first time on the day that follows. Writes
 ``results/replay-SOURCE.json`` and ``docs/replay/SOURCE.md`` with its picture. What a run that died had finished is kept
-in the folder, and the next run goes on from there.
+in the folder, and the same call goes on from there.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 from benchmarks.record import RESULTS, machine
 from benchmarks.replay import judge, nights
 from benchmarks.replay.page import write_page
-from ml.artifacts import package_versions, read_json, write_json
+from ml.artifacts import hash_file, hash_json, package_versions, read_json, write_json
 from ml.evaluation.metrics import accuracy, ndcg
 from ml.evaluation.significance import paired_bootstrap
 from orchestration.ingest.events import available_days
-from orchestration.ingest.spec import load_spec
+from orchestration.ingest.spec import SourceSpec, load_spec
+from orchestration.settings import REPO, Settings
 from orchestration.simulate import simulate
 from orchestration.simulate.config import SimulationConfig
 
@@ -40,6 +41,12 @@ POLICIES = ("frozen", "nightly", "weekly")
 POPULARITY = "popularity"
 RETRAIN_EVERY = 7
 RECIPES = "popularity,transitions,graph-heuristic,sasrec"
+# Where it runs, how fast, and who is told; and what is asked by arguments.
+_NOT_ASKED = {
+    *("home", "source", "data", "clock", "recipes"),
+    *("training_workers", "duckdb_memory", "duckdb_threads"),
+    *("owner", "ui_url", "alert_webhook", "dagster_postgres", "mlflow_uri"),
+}
 
 
 def main(
@@ -63,22 +70,53 @@ def main(
     if len(known) <= days:
         raise SystemExit(f"error: {logs} has {len(known)} days until then, and {days} are to be replayed")
     replayed = [known[-1] - timedelta(days=n) for n in reversed(range(days))]
+    asked = what_is_asked(spec, logs, known[0], replayed, recipes.split(","))
+    nights.claim(work, asked)
     landing = nights.Landing(spec, logs, work / "landing")
     live(work, landing, known[0], replayed)
     told = judged(work, list(spec.history_event_types), replayed)
     about = {
         "benchmark": f"replay-{spec.name}",
         "machine": machine(),
-        "versions": {"python": platform.python_version(), **package_versions("tessera", "torch", "dagster")},
+        "versions": asked["versions"],
+        "code": asked["code"],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "source": spec.name,
-        "recipes": recipes.split(","),
-        "first_day_loaded": str(known[0]),
+        "recipes": asked["recipes"],
+        "first_day_loaded": asked["first_day_loaded"],
         "start": read_json(work / "start.json"),
     }
     path = RESULTS / f"replay-{spec.name}.json"
     write_json(path, about | told)
     typer.echo(f"{path}\n{write_page(spec.name, read_json(path))}")
+
+
+def what_is_asked(
+    spec: SourceSpec, logs: Path, first: date, days: list[date], recipes: list[str]
+) -> dict[str, Any]:
+    """Return all that decides what the nights of these days come to, JSON-able, without secrets."""
+    return {
+        "source": spec.model_dump(mode="json"),
+        "data": str(logs),
+        "first_day_loaded": str(first),
+        "days": [str(days[0]), str(days[-1])],
+        "recipes": recipes,
+        "retrain_every": RETRAIN_EVERY,
+        "settings": Settings().model_dump(mode="json", exclude=_NOT_ASKED),
+        "code": code_of_nights(),
+        "versions": {"python": platform.python_version(), **package_versions("tessera", "torch", "dagster")},
+    }
+
+
+def code_of_nights() -> str:
+    """Return 16 hex digits over the files that jobs and training run by."""
+    files = [
+        path
+        for folder in ("orchestration", "dbt_project", "feature_repo", "ml", "serving")
+        for path in sorted((REPO / folder).rglob("*"))
+        if path.suffix in (".py", ".sql", ".yaml", ".yml") and "target" not in path.parts
+    ]
+    return hash_json([(path.relative_to(REPO).as_posix(), hash_file(path)) for path in files])
 
 
 def live(work: Path, landing: nights.Landing, first: date, days: list[date]) -> None:

@@ -16,6 +16,7 @@ from orchestration.ingest.files import find_files
 from orchestration.ingest.spec import SourceSpec
 
 KEPT = "kept.json"
+ASKED = "asked.json"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,34 @@ class Landing:
             if (file.day is None or file.day <= upto) and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file.path, target)
+
+
+def claim(work: Path, asked: Mapping[str, Any]) -> None:
+    """Note in a work folder what is asked, or see that it is what the nights in it were lived for.
+
+    Parameters
+    ----------
+    work
+        Where homes and kept nights go.
+    asked
+        All that decides what the nights come to, JSON-able.
+
+    Raises
+    ------
+    SystemExit
+        If it holds nights of another call: their models may have seen the days that are to be replayed.
+    """
+    note = work / ASKED
+    if not any((work / name).exists() for name in (ASKED, "start", "kept")):
+        write_json(note, asked)
+        return
+    stood = read_json(note) if note.is_file() else {}
+    differs = sorted(name for name in {*stood, *asked} if stood.get(name) != asked.get(name))
+    if differs:
+        raise SystemExit(
+            f"error: {work} holds nights of another replay, whose {', '.join(differs)} differed: "
+            "remove that folder, or name another by --folder"
+        )
 
 
 def do(home: Path, landing: Landing, job: str, first: date, last: date) -> dict[str, Any]:
