@@ -175,8 +175,9 @@ def roll_back(settings: Settings, to: int | None = None) -> tuple[Publication, s
     ----------
     to
         Its number. By default the newest one before the live one that had another champion and was not itself
-        rolled back. Where ``champion.json`` is gone or does not say what is live, the newest one that was not
-        rolled back: what was live last.
+        rolled back. Where another champion was chosen and is not served yet, the live one, so that choice and
+        registry come back to it. Where ``champion.json`` is gone or does not say what is live, the newest one that
+        was not rolled back: what was live last.
 
     Returns
     -------
@@ -235,10 +236,22 @@ def _choose(settings: Settings, to: int | None, stated: dict[str, Any]) -> Publi
         kept = f"kept are {_ranges(known)}" if known else "none is kept"
         raise ArtifactError(f"there is no publication {to}: {kept}")
     now = _record_of(settings, stated)
+    # One that was rolled back and is still served is what a killed rollback left.
+    if now is not None and now.withdrawn_at is None and not _is_chosen(settings, now):
+        return now
     found = _newest([p for p in known if now is None or _may_follow(p, now)])
     if found is None:
         raise ArtifactError("there is no earlier champion to go back to; publications lists what is kept")
     return found
+
+
+def _is_chosen(settings: Settings, publication: Publication) -> bool:
+    """Tell whether a publication is of the champion that was chosen; where no choice can be read, none differs."""
+    try:
+        decision = read_decision(settings)
+    except ArtifactError:
+        return True
+    return all(decision.get(key) == publication.champion.get(key) for key in ("model", "snapshot"))
 
 
 def _may_follow(publication: Publication, now: Publication) -> bool:

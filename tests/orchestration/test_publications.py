@@ -257,6 +257,25 @@ def test_registry_follows(settings: Settings) -> None:
     assert registry.client.get_model_version_by_alias("recommender", PREVIOUS).tags["recipe"] == "b"
 
 
+def test_rollback_of_a_champion_that_was_never_served_keeps_what_is(settings: Settings) -> None:
+    registry = Registry(settings.mlflow)
+    versions = {recipe: registered(settings, recipe).number for recipe in "abc"}
+    for number, recipe in enumerate("ab", start=1):
+        choose(settings, recipe, versions[recipe])
+        night(settings, number)
+    before = told(settings)
+    # As a promotion leaves it whose index did not reach its recall, say.
+    choose(settings, "c", versions["c"])
+    registry.promote(versions["c"])
+    assert roll_back(settings)[0].number == 2
+    assert (told(settings), read_decision(settings)["recipe"]) == (before, "b")
+    champion = registry.champion()
+    assert champion is not None
+    assert champion.number == versions["b"]
+    assert all(p.withdrawn_at is None for p in publications.publications(settings))
+    assert roll_back(settings)[0].recipe == "a"
+
+
 def test_rollback_while_the_registry_is_told_has_the_last_word(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
