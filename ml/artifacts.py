@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 MANIFEST = "manifest.json"
 CURRENT = "CURRENT"
@@ -30,6 +30,7 @@ _RENAME_EXCHANGE = 2
 _OLD = ".old."
 _PAUSE_S = 0.02
 _T = TypeVar("_T")
+_M = TypeVar("_M", bound=BaseModel)
 
 
 class ArtifactError(Exception):
@@ -234,6 +235,22 @@ def sweep(parent: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def read_model(path: Path, model: type[_M]) -> _M:
+    """Read a JSON file into a pydantic model.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is missing, cannot be read, is not JSON, or is not of the model.
+    """
+    try:
+        return model.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ArtifactError(f"{path}: {where}{': ' if where else ''}{first['msg']}") from None
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the birth certificate of ``folder``; do so last."""
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
@@ -245,9 +262,9 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
     Raises
     ------
     ArtifactError
-        If there is none, or if it is of another kind.
+        If there is none, if it cannot be read, or if it is of another kind.
     """
-    manifest = Manifest.model_validate(read_json(folder / MANIFEST))
+    manifest = read_model(folder / MANIFEST, Manifest)
     if kind is not None and manifest.kind != kind:
         raise ArtifactError(f"{folder} holds a {manifest.kind}, not a {kind}")
     return manifest
@@ -276,8 +293,11 @@ def check_made_from(folder: Path, expected: Mapping[str, str]) -> Manifest:
 
 
 def is_complete(folder: Path) -> bool:
-    """Tell whether ``folder`` holds a finished artefact."""
-    return (folder / MANIFEST).is_file()
+    """Tell whether ``folder`` holds a finished artefact; one whose manifest is damaged is none, and is to be made anew."""
+    try:
+        return isinstance(read_json(folder / MANIFEST), dict)
+    except ArtifactError:
+        return False
 
 
 def set_current(versions: Path, version: str) -> None:

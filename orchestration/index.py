@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,11 @@ def _settled(
     settings: Settings, made_from: dict[str, str], goal: dict[str, Any]
 ) -> tuple[IndexSpec, list[Trial]] | None:
     """Return the setting of an index that was tuned for the same champion, and the trials that chose it."""
-    manifests = [read_manifest(folder) for folder in settings.index.glob("[!.]*") if is_complete(folder)]
+    manifests = []
+    for folder in settings.index.glob("[!.]*"):
+        # A damaged one says nothing; where it is the one that is wanted, it is made anew.
+        with suppress(ArtifactError):
+            manifests.append(read_manifest(folder))
     for made in sorted(manifests, key=lambda manifest: manifest.created_at, reverse=True):
         same = made_from.items() <= made.inputs.items() and goal.items() <= made.metrics.items()
         if same and "trials" in made.metrics:
@@ -250,10 +255,11 @@ def publish_recommendations(settings: Settings) -> Published:
 def _has_lists(folder: Path) -> bool:
     """Tell whether lists are there and whole; no hash is kept of them, as erasing a user takes rows away."""
     try:
+        read_manifest(folder)
         pq.read_metadata(folder / "recommendations.parquet")
-    except (OSError, pa.ArrowInvalid):
+    except (ArtifactError, OSError, pa.ArrowInvalid):
         return False
-    return is_complete(folder)
+    return True
 
 
 def _newcomers(settings: Settings) -> str | None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel
 
-from ml.artifacts import ArtifactError, is_complete, read_json, set_current, write_json
+from ml.artifacts import MANIFEST, ArtifactError, read_manifest, read_model, set_current, write_json
 from ml.bindings import LINEAGE, bind, check_bound, check_same, content_hash
 from ml.files import alone
 from orchestration.models import read_decision, read_served, write_decision
@@ -119,7 +119,8 @@ def make_live(settings: Settings, champion: dict[str, Any]) -> Publication:
             _write_live(settings, before, champion, stated)
             return before
         made = Publication(
-            number=known[-1].number + 1 if known else 1,
+            # Nor is a number given again whose record cannot be read.
+            number=max(_numbers(settings), default=0) + 1,
             published_at=datetime.now(UTC),
             registry_version=decision.get("registry_version"),
             champion=champion,
@@ -140,32 +141,36 @@ def make_live(settings: Settings, champion: dict[str, Any]) -> Publication:
 
 
 def publications(settings: Settings) -> list[Publication]:
-    """Return the publications that are kept, oldest first.
-
-    Raises
-    ------
-    ArtifactError
-        If the record of one cannot be read.
-    """
-    numbers = sorted(int(path.stem) for path in settings.publications.glob("[0-9]*.json"))
-    return [_read(settings, number) for number in numbers]
+    """Return the publications that are kept, oldest first; what cannot be read is passed over, and the log names it."""
+    found = []
+    for number in _numbers(settings):
+        try:
+            found.append(_read(settings, number))
+        except ArtifactError as error:
+            _log.warning("passed over, and left as it is: %s", error)
+    return found
 
 
 def live(settings: Settings) -> Publication | None:
-    """Return what the service is pointed at; None where nothing is, or where there is no record of it."""
+    """Return what the service is pointed at; None where nothing is, or where no record of it can be read."""
     return _record_of(settings, read_served(settings))
 
 
 def is_intact(settings: Settings, folder: Path) -> bool:
     """Tell whether a folder is complete, and holds what it held when it was last published, if it ever was."""
-    if not is_complete(folder):
-        return False
     stated = str(folder.relative_to(settings.home))
-    for publication in reversed(publications(settings)):
-        for part, path in publication.parts.items():
-            if path == stated and part in publication.bound:
-                return content_hash(folder) == publication.bound[part]
-    return True
+    hashes = (
+        publication.bound[part]
+        for publication in reversed(_readable(settings))
+        for part, path in publication.parts.items()
+        if path == stated and part in publication.bound
+    )
+    bound = next(hashes, None)
+    try:
+        read_manifest(folder)
+        return bound is None or content_hash(folder) == bound
+    except (ArtifactError, OSError):
+        return False
 
 
 def roll_back(settings: Settings, to: int | None = None) -> tuple[Publication, str | None]:
@@ -186,8 +191,9 @@ def roll_back(settings: Settings, to: int | None = None) -> tuple[Publication, s
     Raises
     ------
     ArtifactError
-        If there is no such publication, if a part of it is gone or has changed, or if the registry's database cannot
-        be reached and ``to`` was not given. Nothing has changed then.
+        If there is no such publication, or if a part of it is gone or has changed; and where ``to`` was not given, if
+        the registry's database cannot be reached, or if a record cannot be read that may be the one to choose.
+        Nothing has changed then.
     """
     with _alone(settings):
         stated = read_served(settings)
@@ -217,9 +223,12 @@ def _check_registry(settings: Settings, target: Publication) -> None:
 
 def _record_of(settings: Settings, stated: dict[str, Any]) -> Publication | None:
     number = stated.get("publication")
-    if not isinstance(number, int) or not _path(settings, number).is_file():
+    if not isinstance(number, int):
         return None
-    return _read(settings, number)
+    try:
+        return _read(settings, number)
+    except ArtifactError:
+        return None
 
 
 def _newest(known: Sequence[Publication]) -> Publication | None:
@@ -228,18 +237,21 @@ def _newest(known: Sequence[Publication]) -> Publication | None:
 
 
 def _choose(settings: Settings, to: int | None, stated: dict[str, Any]) -> Publication:
-    known = publications(settings)
+    numbers = _numbers(settings)
     if to is not None:
-        for publication in known:
-            if publication.number == to:
-                return publication
-        kept = f"kept are {_ranges(known)}" if known else "none is kept"
+        if to in numbers:
+            return _read(settings, to)
+        kept = f"kept are {', '.join(map(str, numbers))}" if numbers else "none is kept"
         raise ArtifactError(f"there is no publication {to}: {kept}")
     now = _record_of(settings, stated)
     # One that was rolled back and is still served is what a killed rollback left.
     if now is not None and now.withdrawn_at is None and not _is_chosen(settings, now):
         return now
-    found = _newest([p for p in known if now is None or _may_follow(p, now)])
+    found = _newest([p for p in _readable(settings) if now is None or _may_follow(p, now)])
+    newest = now.number if now is not None else max(numbers, default=0)
+    for number in reversed(numbers):
+        if (found is None or number > found.number) and number <= newest:
+            _check_readable(settings, number)
     if found is None:
         raise ArtifactError("there is no earlier champion to go back to; publications lists what is kept")
     return found
@@ -254,6 +266,15 @@ def _is_chosen(settings: Settings, publication: Publication) -> bool:
     return all(decision.get(key) == publication.champion.get(key) for key in ("model", "snapshot"))
 
 
+def _check_readable(settings: Settings, number: int) -> None:
+    try:
+        _read(settings, number)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"nothing was changed, this may be the one to go back to: {error}; name one by --to"
+        ) from None
+
+
 def _may_follow(publication: Publication, now: Publication) -> bool:
     """Tell whether a rollback from ``now`` may choose a publication by itself."""
     return (
@@ -266,7 +287,7 @@ def _may_follow(publication: Publication, now: Publication) -> bool:
 def _repoint(settings: Settings, target: Publication, stated: dict[str, Any]) -> None:
     """Make a publication live; ``champion.json`` last, so that a kill before that is mended by doing it again."""
     now = datetime.now(UTC)
-    for publication in publications(settings):
+    for publication in _readable(settings):
         # What came after is passed over from now on; what is asked for by number is taken in again.
         withdrawn = publication.number > target.number
         if publication.number >= target.number and withdrawn != (publication.withdrawn_at is not None):
@@ -316,14 +337,17 @@ def _promote(settings: Settings, publication: Publication, bound: bool = False) 
 
 def _prune(settings: Settings, now: Publication) -> None:
     """Remove served versions, and records, that none of the last publications needs, nor a rollback."""
-    known = publications(settings)
-    kept = {publication.number for publication in known[-settings.keep_publications :]} | {now.number}
+    known, last = _readable(settings), set(_numbers(settings)[-settings.keep_publications :])
+    if not last <= {publication.number for publication in known}:
+        # What a record needs that cannot be read is not known: nothing goes while it is one of the last.
+        return
+    kept = last | {now.number}
     kept |= {p.number for p in [p for p in known if _may_follow(p, now)][-1:]}
     needed = {path for p in known if p.number in kept for path in p.parts.values()}
     for name in _VERSIONED:
         for folder in (settings.home / name).glob("[!.]*"):
             stated = f"{name}/{folder.name}"
-            if stated not in needed and is_complete(folder):
+            if stated not in needed and (folder / MANIFEST).is_file():
                 shutil.rmtree(folder, ignore_errors=True)
     for publication in known:
         if publication.number not in kept:
@@ -338,21 +362,25 @@ def _path(settings: Settings, number: int) -> Path:
     return settings.publications / f"{number}.json"
 
 
+def _numbers(settings: Settings) -> list[int]:
+    """Return the number of every record that is there, whether it can be read or not."""
+    return sorted(int(path.stem) for path in settings.publications.glob("*.json") if path.stem.isdecimal())
+
+
+def _readable(settings: Settings) -> list[Publication]:
+    found = []
+    for number in _numbers(settings):
+        with suppress(ArtifactError):
+            found.append(_read(settings, number))
+    return found
+
+
 def _read(settings: Settings, number: int) -> Publication:
-    path = _path(settings, number)
-    try:
-        return Publication.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ArtifactError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return read_model(_path(settings, number), Publication)
 
 
 def _write(settings: Settings, publication: Publication) -> None:
     write_json(_path(settings, publication.number), publication.model_dump(mode="json"))
-
-
-def _ranges(known: Sequence[Publication]) -> str:
-    return ", ".join(str(publication.number) for publication in known)
 
 
 def _first_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.artifacts import (
+    MANIFEST,
     ArtifactError,
     Manifest,
     current,
@@ -178,7 +179,7 @@ def update_text_vectors(
             "encoder": identity,
             "width": vectors.shape[1],
             # An encoder that Tessera tuned has seen which items are met together.
-            "sees_behaviour": is_complete(Path(encoder)),
+            "sees_behaviour": (Path(encoder) / MANIFEST).is_file(),
         },
         packages=package_versions("sentence-transformers", "transformers", "torch"),
         metrics={"rows": len(item_ids), "encoded": len(missing), "reused": len(set(hashes)) - len(missing)},

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ml.artifacts import (
+    MANIFEST,
     ArtifactError,
     is_complete,
     publish,
@@ -142,7 +143,8 @@ def erase_derived(settings: Settings) -> dict[str, list[str]]:
     users = pending(settings)
     done: dict[str, list[str]] = {"rewritten": [], "removed": []}
     for folder in sorted(settings.snapshots.glob("*/")):
-        if is_complete(folder) and search.parquet_concerns(folder / "users.parquet", users):
+        # One whose manifest is damaged is not passed over: its histories hold what the users did.
+        if (folder / MANIFEST).is_file() and search.parquet_concerns(folder / "users.parquet", users):
             drop_users(folder, users)
             done["rewritten"].append(_name(settings, folder))
     for folder in sorted(settings.recommendations.glob("*/")):

@@ -58,6 +58,25 @@ def test_manifest_kind_is_checked(tmp_path: Path) -> None:
         artifacts.read_manifest(tmp_path, "tokenizer")
 
 
+@pytest.mark.parametrize("content", [b"", b'{"kind": "index", "ver', b"[]", b"\xff\0"])
+def test_damaged_manifest_is_one_line_and_its_version_is_none(tmp_path: Path, content: bytes) -> None:
+    artifacts.write_manifest(tmp_path / "v1", Manifest(kind="index", version="v1"))
+    artifacts.set_current(tmp_path, "v1")
+    (tmp_path / "v1" / "manifest.json").write_bytes(content)
+    with pytest.raises(ArtifactError, match=rf"^{tmp_path}/v1/manifest\.json\W") as told:
+        artifacts.read_manifest(tmp_path / "v1")
+    assert "\n" not in str(told.value)
+    assert not artifacts.is_complete(tmp_path / "v1")
+    with pytest.raises(ArtifactError, match="named as live but does not exist or is incomplete"):
+        artifacts.current(tmp_path)
+
+
+def test_manifest_that_lacks_a_field_is_one_line(tmp_path: Path) -> None:
+    artifacts.write_json(tmp_path / "manifest.json", {"kind": "index"})
+    with pytest.raises(ArtifactError, match=rf"^{tmp_path}/manifest\.json: version: Field required$"):
+        artifacts.read_manifest(tmp_path)
+
+
 def test_hashes_depend_on_content_alone(tmp_path: Path) -> None:
     assert artifacts.hash_json({"a": 1, "b": 2}) == artifacts.hash_json({"b": 2, "a": 1})
     assert artifacts.hash_bytes(b"ab", b"c") != artifacts.hash_bytes(b"a", b"bc")

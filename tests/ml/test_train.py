@@ -126,6 +126,13 @@ def test_complete_protocols_are_reused(
     train(snapshot, "popularity", tmp_path)
     assert trained == ["leave_one_out", "temporal"]
     assert model_bytes(folder) == before
+    # One whose manifest is damaged is trained again; that of the whole is written again.
+    (folder / "temporal" / "manifest.json").write_text("{")
+    (folder / "manifest.json").write_text("[]")
+    train(snapshot, "popularity", tmp_path)
+    assert trained == ["leave_one_out", "temporal", "temporal"]
+    assert model_bytes(folder) == before
+    assert read_manifest(folder).metrics["protocols"] == ["leave_one_out", "temporal"]
     assert train(snapshot, "popularity", tmp_path, seed=1) != folder
 
 

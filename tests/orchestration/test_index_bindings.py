@@ -23,6 +23,7 @@ from ml.artifacts import (
     set_current,
     write_json,
     write_manifest,
+    write_text,
 )
 from ml.evaluation.splits import split
 from ml.index import IndexSpec, build_index, make_live, publish_index
@@ -151,6 +152,9 @@ def test_setting_is_searched_for_once_for_a_champion(
     first = index.build_item_index(settings)
     assert first.passed
     assert current(settings.index) == first.folder
+    # Others, of nights long ago, say nothing any more.
+    for content in ("{", "{}"):
+        write_text(settings.index / f"old{len(content)}" / "manifest.json", content)
     again = index.build_item_index(settings)
     assert (again.spec, again.trials, again.folder) == (first.spec, first.trials, first.folder)
     assert tuned == [100]
@@ -159,10 +163,15 @@ def test_setting_is_searched_for_once_for_a_champion(
         (first.folder / name).write_bytes(b"damaged")
         assert index.build_item_index(settings).passed
     assert tuned == [100]
+    # With its manifest the setting is lost.
+    write_text(first.folder / "manifest.json", "{")
+    assert index.build_item_index(settings).folder == first.folder
+    assert read_manifest(first.folder).metrics["trials"]
+    assert tuned == [100, 100]
     index.build_item_index(settings.model_copy(update={"index_k": 5}))
     choose(settings, "second")
     index.build_item_index(settings)
-    assert tuned == [100, 5, 100]
+    assert tuned == [100, 100, 5, 100]
 
 
 def test_withdrawn_items_are_in_no_list(settings: Settings) -> None:
@@ -229,18 +238,30 @@ def test_lists_that_are_refused_do_not_become_live(settings: Settings) -> None:
     assert live_versions(settings) == [told[key] for key in ("index", "trie", "recommendations")]
 
 
-@pytest.mark.parametrize("part", ["trie", "heuristic", "recommendations"])
-@pytest.mark.parametrize("how", ["truncated", "gone"])
+@pytest.mark.parametrize("part", ["trie", "heuristic", "recommendations", "index"])
+@pytest.mark.parametrize("how", ["truncated", "gone", "manifest truncated", "manifest emptied"])
 def test_damaged_part_is_made_anew_by_the_next_night(settings: Settings, part: str, how: str) -> None:
     told = publish(settings, "first")
     folder = settings.home / told[part]
-    before = hash_folder(folder)
+    before, version = hash_folder(folder), read_manifest(folder).version
     file = next(path for path in folder.iterdir() if path.suffix in (".safetensors", ".parquet"))
-    file.write_bytes(file.read_bytes()[:-10])
+    file = folder / "manifest.json" if "manifest" in how else file
+    file.write_bytes(b"{}" if how == "manifest emptied" else file.read_bytes()[:-10])
     if how == "gone":
         shutil.rmtree(folder)
     assert publish(settings, "first") == told
     assert hash_folder(folder) == before
+    assert read_manifest(folder).version == version
+
+
+def test_damaged_manifest_of_a_training_is_written_again(settings: Settings) -> None:
+    told = publish(settings, "first")
+    model = settings.home / told["heuristic"]
+    before = read_manifest(model.parent)
+    for folder in (model.parent, model):
+        write_text(folder / "manifest.json", "{")
+    assert publish(settings, "first") == told
+    assert read_manifest(model.parent).metrics == before.metrics
 
 
 def test_part_that_was_never_published_is_taken_as_it_is(settings: Settings) -> None:
@@ -248,6 +269,8 @@ def test_part_that_was_never_published_is_taken_as_it_is(settings: Settings) -> 
     trie, _ = build_trie(settings)
     assert publications.is_intact(settings, trie)
     assert not publications.is_intact(settings, settings.tries / "other")
+    write_json(trie / "manifest.json", {})
+    assert not publications.is_intact(settings, trie)
 
 
 def test_night_that_changes_only_the_catalogue_is_told_to_the_service(settings: Settings) -> None:

@@ -94,6 +94,8 @@ def test_new_items_with_a_vector_stand_behind_the_catalogue(settings: Settings) 
     # "c" is told of last, in the mart as it is on that night.
     assert load_facts(settings.home, catalogue).latest == [1, 2, 0]
     assert publish_newcomers(settings) == (folder, count)
+    (folder / "manifest.json").write_text("{")
+    assert publish_newcomers(settings) == (folder, count)
 
 
 def test_nobody_new_changes_nothing(settings: Settings) -> None:

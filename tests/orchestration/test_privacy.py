@@ -20,13 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ml.artifacts import current, read_json
+from ml.artifacts import ArtifactError, current, read_json, write_json, write_text
 from ml.snapshot import load_snapshot
 from orchestration.ingest import erased
 from orchestration.ingest.events import available_days, ingest_events
 from orchestration.ingest.options import Options
 from orchestration.ingest.spec import load_spec
+from orchestration.privacy.erase import PENDING, erase_derived
 from orchestration.privacy.tables import erase_days
+from orchestration.settings import Settings
 from orchestration.simulate import simulate
 from orchestration.simulate.config import SimulationConfig
 
@@ -237,3 +239,13 @@ def test_erased_days_are_those_that_ingestion_makes_without_the_user(tmp_path: P
     assert again.erased > 0
     assert {day: report.changed for day, report in again.days.items()} == dict.fromkeys(map(str, days), False)
     assert holders(tmp_path / "lake", user) == holders(quarantine, user) == []
+
+
+def test_snapshot_whose_manifest_is_damaged_is_not_passed_over(tmp_path: Path) -> None:
+    """What the user did stands in its tensors, in which nobody is named."""
+    write_json(tmp_path / PENDING, {"users": {"u1": True}})
+    snapshot = tmp_path / "snapshots" / "s"
+    write_text(snapshot / "manifest.json", "{")
+    pq.write_table(pa.table({"user_id": ["u1"]}), snapshot / "users.parquet")
+    with pytest.raises(ArtifactError, match=r"snapshots/s/manifest\.json is not valid JSON"):
+        erase_derived(Settings(home=tmp_path))

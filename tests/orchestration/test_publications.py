@@ -362,6 +362,49 @@ def test_broken_record_is_told_in_one_line(settings: Settings) -> None:
         roll_back(settings)
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"number": 2}'])
+def test_night_passes_over_a_record_that_cannot_be_read(
+    settings: Settings, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    choose(settings, "a")
+    for number in (1, 2):
+        night(settings, number)
+    record = settings.publications / "2.json"
+    write_text(record, content)
+    assert live(settings) is None
+    assert publications.is_intact(settings, settings.tries / "a")
+    assert night(settings, 3).number == told(settings)["publication"] == 3
+    assert f"passed over, and left as it is: {record}" in caplog.text
+    # Nobody knows what it needs: as long as it is one of the last, nothing is removed.
+    assert [p.number for p in publications.publications(settings)] == [1, 3]
+    assert sorted(path.name for path in settings.recommendations.glob("?")) == ["1", "2", "3"]
+    night(settings, 4)
+    assert sorted(path.name for path in settings.publications.glob("?.json")) == [
+        "2.json",
+        "3.json",
+        "4.json",
+    ]
+    assert sorted(path.name for path in settings.recommendations.glob("?")) == ["3", "4"]
+    assert record.read_text() == content
+
+
+def test_rollback_does_not_guess_past_a_record_that_cannot_be_read(settings: Settings) -> None:
+    settings = settings.model_copy(update={"keep_publications": 5})
+    for number, recipe in enumerate("abc", start=1):
+        choose(settings, recipe)
+        night(settings, number)
+    write_text(settings.publications / "1.json", "")
+    assert roll_back(settings)[0].number == 2
+    assert roll_back(settings, to=3)[0].number == 3
+    write_text(settings.publications / "2.json", "")
+    before = told(settings)
+    with pytest.raises(ArtifactError, match=r"one to go back to: .*/2\.json is not .*; name one by --to$"):
+        roll_back(settings)
+    with pytest.raises(ArtifactError, match=r"/1\.json is not valid JSON"):
+        roll_back(settings, to=1)
+    assert (told(settings), read_decision(settings)["recipe"]) == (before, "c")
+
+
 @pytest.fixture(params=["", "\0\0", "[]", '{"recipe": "b"}', "gone"])
 def unreadable(settings: Settings, request: pytest.FixtureRequest) -> Settings:
     """Return a home of the champions a, then b, whose ``champion.json`` does not say what is live."""
