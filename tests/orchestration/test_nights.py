@@ -26,6 +26,7 @@ from test_kill import TINY, contents, fill, land, small_disk, strike_by_time
 from ml.artifacts import read_json
 from orchestration.partitions import range_tags
 from orchestration.simulate import simulate
+from serving.parity import check_parity
 
 pytestmark = pytest.mark.slow
 SETTINGS = {"TESSERA_RECIPES": "popularity,transitions"}
@@ -124,6 +125,7 @@ def test_twenty_kills_at_random_moments(town: Town, tmp_path: Path) -> None:
     struck: Counter[str] = Counter()
     seen: Counter[str] = Counter()
     home = town.copy(tmp_path / "home")
+    before, after = (told | {"publication": 0} for told in (town.before, town.after))
     while struck.total() < KILLS:
         night = town.night(home)
         if struck.total() % 4 == 3:
@@ -135,10 +137,11 @@ def test_twenty_kills_at_random_moments(town: Town, tmp_path: Path) -> None:
         night.kill()
         if night.wait() == -signal.SIGKILL:
             struck[night.stage()] += 1
-        found = published(home)
-        assert found in (town.before, town.after)
-        seen["after" if found == town.after else "before"] += 1
-        if found == town.after:
+        # A kill between the record of a publication and what is live leaves a number behind, which is not given again.
+        found = published(home) | {"publication": 0}
+        assert found in (before, after)
+        seen["after" if found == after else "before"] += 1
+        if found == after:
             # The next ones have something to do again.
             town.copy(home)
     sys.stdout.write(f"kills fell in: {dict(struck)}, then stood: {dict(seen)}\n")
@@ -224,10 +227,16 @@ def test_registry_and_online_store_gone(town: Town, tmp_path: Path) -> None:
 
 
 def test_clock_jumps_for_two_nights(town: Town, tmp_path: Path) -> None:
+    """Both publish what an undisturbed night does. Online are no features that are too old by the clock, or to come."""
     home = town.copy(tmp_path / "home")
-    for jump in (timedelta(days=400), timedelta(days=-40)):
+    for jump, blank in (
+        (timedelta(days=400), {"item_stats", "user_activity"}),
+        (timedelta(days=-40), {"item_stats", "user_activity", "user_history"}),
+    ):
         night = town.night(home, now=NOW + jump)
-        assert night.wait() in (0, 1), night.log.read_text()[-3000:]
-        found = published(home)
-        assert found | {"as_of": None} in (town.before | {"as_of": None}, town.after | {"as_of": None})
+        assert night.wait() == 0, night.log.read_text()[-3000:]
+        assert published(home) == town.after | {"as_of": None}
+        parity = check_parity(home, sample=20)
+        assert {name for name, view in parity.items() if view.unserved} == blank
+        assert {view.end for view in parity.values()} == {NOW + jump}
     town.assert_mended(home)
