@@ -271,11 +271,11 @@ def asked_about(made: Generative, answer: Callable[[], object]) -> dict[str, flo
 
         return patch.object(of, name, call)
 
-    with counted(Decoding, "step", 0), counted(Trie, "below", 1):
-        answer()
     objective = made.params.objective
     if getattr(objective, "normalise", None) != "trie" or getattr(objective, "search", None) != "beam":
         return {}
+    with counted(Decoding, "step", 0), counted(Trie, "below", 1):
+        answer()
     return {"asked_about": round(counts["step"] / counts["below"], 4)}
 
 
@@ -344,7 +344,9 @@ class Peer:
 
 def all_users(title: str, made: Generative, some: Histories, n: int, k: int) -> Row:
     """Answer for all ``n`` users, or for some of them."""
-    asked = asked_about(made, partial(made.recommend, drawn(some, 64, 0), k))
+    few = drawn(some, 64, 0)
+    made.recommend(few, k)
+    asked = asked_about(made, partial(made.recommend, few, k))
     _, took = timed(partial(made.recommend, some, k))
     title = f"{title}: top {k} of {n:,} users"
     if len(some) < n:

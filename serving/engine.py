@@ -292,8 +292,8 @@ class Engine:
         shown = known.items if wanted.exclude_seen else known.items[:0]
         # It drops what it is shown itself; a wider answer than needed costs a generative one a wider beam.
         refused = int((~allowed).sum() - (~allowed[np.unique(shown)]).sum())
-        wide = decodes(recommender)
-        deepest = min(max(_DEEPEST, need) if wide else need + refused, len(allowed))
+        by_steps = decodes(recommender)
+        deepest = min(max(_DEEPEST, need) if by_steps else need + refused, len(allowed))
         # Few refused items (those seen) are allowed for at once; a filter refuses most, and they lie anywhere.
         depth = min(need + (refused if refused <= need + len(known.items) else need), deepest)
         while True:
@@ -307,7 +307,7 @@ class Engine:
             ]
             if len(found) >= need or depth == deepest or NO_ITEM in items:
                 return found[:need]
-            depth = min(4 * depth, deepest) if wide else deepest
+            depth = min(4 * depth, deepest) if by_steps else deepest
 
     def _nearest(
         self, vectors: NDArray[np.float32], query: NDArray[np.float32], need: int, allowed: NDArray[np.bool_]

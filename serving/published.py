@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel
 
-from ml.artifacts import ArtifactError, check_made_from, hash_folder, read_json
+from ml.artifacts import ArtifactError, check_made_from, hash_folder, read_model
 from ml.histories import Histories
 from serving.answers import Champion, Encode, EngineError, Lookup, Search
 from serving.engine import Engine
@@ -249,10 +249,7 @@ def read_published(home: Path) -> Published:
     if not path.is_file():
         raise EngineError(f"{path} does not exist: nothing has been published yet, run `make demo`")
     try:
-        return Published.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise EngineError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        return read_model(path, Published)
     except ArtifactError as error:
         raise EngineError(str(error)) from None
 

@@ -186,7 +186,9 @@ class Identifiers(nn.Module):
         return total
 
 
-def hold_out(train: Histories, users: int, length: int, seed: int) -> tuple[Histories, tuple[Tensor, ...]]:
+def hold_out(
+    train: Histories, users: int, length: int, seed: int
+) -> tuple[Histories, tuple[Tensor, ...] | None]:
     """Take the last event of some users out of training histories.
 
     Parameters
@@ -203,10 +205,12 @@ def hold_out(train: Histories, users: int, length: int, seed: int) -> tuple[Hist
     Returns
     -------
     What is left, and a batch of what was taken: the four tensors of `Sequences`, and targets int64 [n, length], -1
-    but at the last place.
+    but at the last place; None in its place where nobody has three events.
     """
     able = np.flatnonzero(train.lengths >= 3)
     drawn = np.sort(np.random.default_rng([seed, 1]).permutation(able)[:users])
+    if not len(drawn):
+        return train, None
     lengths = train.lengths.copy()
     lengths[drawn] -= 1
     left = train.head(lengths)

@@ -168,9 +168,19 @@ def test_variants_are_trained_on_the_same_events_and_what_is_served_on_all(
     assert trained_on == [left.items.tolist(), walks("full").train.items.tolist()]
 
 
+def test_where_histories_are_too_short_to_hold_out_from_identifiers_are_drawn_alike() -> None:
+    rows = Histories.of([[user % N, (user + 1) % N] for user in range(40)])
+    model = Generative(GenerativeParams.model_validate(TINY | {"epochs": 1, "identifiers": {"held_out": 9}}))
+    shares = model.fit(split(rows, "full"), catalogue(), 0)["shares"]
+    assert len(shares) > 1
+    assert len(set(shares)) == 1
+
+
 def test_what_is_held_out_is_not_trained_on() -> None:
     train = Histories.of([[1, 2, 3, 4, 5, 6], [7, 8], [9, 10, 11], []])
-    left, (items, lengths, _, _, targets) = hold_out(train, 10, 4, seed=0)
+    left, held = hold_out(train, 10, 4, seed=0)
+    assert held is not None
+    items, lengths, _, _, targets = held
     assert left.lengths.tolist() == [5, 2, 2, 0]
     assert items.tolist() == [[2, 3, 4, 5], [9, 10, 0, 0]]
     assert lengths.tolist() == [4, 2]
