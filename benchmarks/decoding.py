@@ -25,9 +25,11 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.decoding_peer import Asked, Peer, agreement
 from benchmarks.record import RESULTS, Row, write
+from benchmarks.throughput import peak
 from ml.evaluation.splits import split
 from ml.histories import Histories
 from ml.recipes import load_recipe
@@ -35,7 +37,7 @@ from ml.recommenders.generative.model import Generative, GenerativeParams
 from ml.recommenders.generative.network import Decoding
 from ml.recommenders.generative.t5 import from_t5
 from ml.recommenders.generative.trie import Trie, build_trie
-from ml.snapshot import Catalogue, load_snapshot
+from ml.snapshot import load_snapshot
 
 LENGTH = 20
 #: TIGER's paper (arXiv:2305.05065), its best independent reproduction, and the recipe `tiger`, each as a T5.
@@ -70,20 +72,8 @@ OVER = {
     "table": ("the whole vocabulary", {}),
 }
 PEER = "transformers' generate with prefix_allowed_tokens_fn{}, best of batches of {}"
-PEER_BATCHES = {"cpu": [1, 8, 32, 128], "cuda": [32, 128]}
-Lists = tuple[NDArray[np.int32], NDArray[np.float32]]
+PEER_BATCHES = {"cpu": [1, 4, 8, 16, 32], "cuda": [32, 128]}
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is asked of both sides."""
-
-    catalogue: Catalogue
-    histories: Histories
-    beam: int
-    k: int
-    device: str = "cpu"
 
 
 @dataclass
@@ -113,6 +103,11 @@ def main(
     beam: int = 50,
     k: int = 50,
     batch: Annotated[list[int] | None, typer.Option(help="The peer's batches.")] = None,
+    rounds: Annotated[int, typer.Option(help="By turns, for both sides; the best counts.")] = 3,
+    trained: Annotated[
+        list[Path] | None,
+        typer.Option(help="A training of `ml.train` on this snapshot; may be given more than once."),
+    ] = None,
     calls: Annotated[int, typer.Option(help="For the latency of one user.")] = 200,
     items: Annotated[int, typer.Option(help="Of the large trie.")] = 1_000_000,
     threads: int = 2,
@@ -126,7 +121,13 @@ def main(
     """Run every case, and write the record as it grows."""
     torch.set_num_threads(threads)
     if quick:
-        users, sample, calls, items = min(users, 16), min(sample, 100), min(calls, 20), min(items, 100_000)
+        users, sample, calls, items, rounds = (
+            min(users, 16),
+            min(sample, 100),
+            min(calls, 20),
+            min(items, 100_000),
+            1,
+        )
     told = load_snapshot(snapshot)
     test = split(told.histories, "leave_one_out").test.histories.tail(LENGTH)
     some = Asked(told.catalogue, drawn(test, users, seed), beam, k, device)
@@ -145,7 +146,7 @@ def main(
         torch.manual_seed(seed)
         model = t5(sum(told.catalogue.code_sizes), shape).to(device)
         for normalise in OVER:
-            record.add(beside(size, normalise, model, some, batch or PEER_BATCHES[device]))
+            record.add(beside(size, normalise, model, some, batch or PEER_BATCHES[device], rounds))
         ours = recommender(model, some, normalise="trie")
         full = drawn(test, users if device == "cpu" else 2048, seed)
         record.add(trie_share(size, ours, replace(some, histories=full)))
@@ -157,6 +158,11 @@ def main(
         made = untrained(title.partition(",")[0], some, changes, seed)
         few = drawn(test, users, seed) if changes else everyone
         record.add(all_users(f"recipe {title}", made, few, len(test), k))
+    for folder in trained or []:
+        made = Generative.load(folder / "leave_one_out", told.catalogue)
+        made.fitted().to(device)
+        title = f"recipe {folder.parent.name} after its training"
+        record.add(all_users(title, made, everyone, len(test), k, weights="trained"))
 
 
 def drawn(histories: Histories, n: int, seed: int) -> Histories:
@@ -192,43 +198,49 @@ def untrained(name: str, asked: Asked, changes: dict[str, Any], seed: int) -> Ge
     return Generative.of(params, network.to(asked.device), asked.catalogue)
 
 
-def beside(size: str, normalise: str, model: Any, asked: Asked, batches: list[int]) -> Row:
-    """Let both sides answer by turns, compare the lists, and return the time of a user."""
+def beside(size: str, normalise: str, model: Any, asked: Asked, batches: list[int], rounds: int) -> Row:
+    """Let both sides answer by turns, compare the lists, and return the time of a user: of the best round of each."""
     over, arguments = OVER[normalise]
     ours, n = recommender(model, asked, normalise), len(asked.histories)
+    answer = partial(ours.recommend, asked.histories, asked.k, exclude_history=False)
     peer = Peer(model, asked, arguments)
-    together = ours.params.together(asked.k, torch.device(asked.device))
-    turn = max(together, *batches)
-    ours.recommend(asked.histories.rows(slice(0, turn)), asked.k, exclude_history=False)
     peer.answer(asked.histories.rows(slice(0, max(batches))), max(batches))
-    took, peers, told = Took(), {batch: Took() for batch in batches}, []
-    for start in range(0, n, turn):
-        some = asked.histories.rows(slice(start, start + turn))
-        lists, more = timed(partial(ours.recommend, some, asked.k, exclude_history=False))
-        took += more
+    with FlopCounterMode(display=False) as counter:
+        lists = answer()
+    took: list[Took] = []
+    peers: dict[int, list[Took]] = {batch: [] for batch in batches}
+    told = []
+    for _ in range(rounds):
+        took.append(timed(answer)[1])
         for batch in batches:
-            theirs, more = timed(partial(peer.answer, some, batch))
-            peers[batch] += more
+            theirs, more = timed(partial(peer.answer, asked.histories, batch))
+            peers[batch].append(more)
             told.append(agreement(lists, theirs))
-    best = min(peers, key=lambda batch: peers[batch].seconds)
+    mine = Took.best(took)
+    fastest = {batch: Took.best(each) for batch, each in peers.items()}
+    best = min(fastest, key=lambda batch: fastest[batch].seconds)
+    mflops = counter.get_total_flops() / n / 1e6
     extra = {
         "users": n,
+        "rounds": rounds,
         "k": asked.k,
-        "together": together,
+        "together": ours.params.together(asked.k, torch.device(asked.device)),
         "agreement": {
             "same_items": round(float(np.mean([each["same_items"] for each in told])), 6),
             "largest_score_difference": max(each["largest_score_difference"] for each in told),
         },
         "peer_batch": best,
-        "peer_ms_by_batch": {str(batch): each.per(n)[0] for batch, each in peers.items()},
-        "cpu_ms": took.per(n)[1],
-        "peer_cpu_ms_by_batch": {str(batch): each.per(n)[1] for batch, each in peers.items()},
-        "cpu_ratio": round(took.cpu / min(each.cpu for each in peers.values()), 4),
-    } | asked_about(ours, partial(ours.recommend, asked.histories, asked.k, exclude_history=False))
+        "peer_ms_by_batch": {str(batch): each.per(n)[0] for batch, each in fastest.items()},
+        "cpu_ms": mine.per(n)[1],
+        "peer_cpu_ms_by_batch": {str(batch): each.per(n)[1] for batch, each in fastest.items()},
+        "cpu_ratio": round(mine.cpu / min(each.cpu for each in fastest.values()), 4),
+        "mflops": round(mflops, 4),
+        "ms_at_peak": round(mflops / peak("32-true"), 4),
+    } | asked_about(ours, answer)
     how = " and renormalize_logits" if arguments else ""
     name = PEER.format(how, ", ".join(map(str, batches)))
     title = f"{size}, beam {asked.beam}, probabilities over {over}: a user"
-    return Row(title, took.per(n)[0], peers[best].per(n)[0], name, "ms a user", "lower", extra)
+    return Row(title, mine.per(n)[0], fastest[best].per(n)[0], name, "ms a user", "lower", extra)
 
 
 @dataclass(frozen=True)
@@ -238,8 +250,10 @@ class Took:
     seconds: float = 0.0
     cpu: float = 0.0
 
-    def __add__(self, other: Took) -> Took:
-        return Took(self.seconds + other.seconds, self.cpu + other.cpu)
+    @classmethod
+    def best(cls, rounds: list[Took]) -> Took:
+        """Return the least of each kind: what disturbs a round only adds."""
+        return cls(min(each.seconds for each in rounds), min(each.cpu for each in rounds))
 
     def per(self, n: int) -> tuple[float, float]:
         """Return milliseconds for each of ``n``, both kinds."""
@@ -279,70 +293,7 @@ def asked_about(made: Generative, answer: Callable[[], object]) -> dict[str, flo
     return {"asked_about": round(counts["step"] / counts["below"], 4)}
 
 
-def agreement(ours: Lists, theirs: Lists, tolerance: float = 1e-4) -> dict[str, float]:
-    """Return how alike lists are.
-
-    Raises
-    ------
-    SystemExit
-        If scores differ by more than the tolerance, or items where scores are further apart than it.
-    """
-    apart = np.abs(ours[1] - theirs[1])
-    differ = ours[0] != theirs[0]
-    # Scores as near as rounding are a tie, whose order is anyone's; a list's last may be tied with what comes after.
-    near = np.abs(np.diff(ours[1], axis=1)) < tolerance
-    tied = np.pad(near, ((0, 0), (0, 1)), constant_values=True) | np.pad(near, ((0, 0), (1, 0)))
-    if (apart > tolerance).any() or (differ & ~tied).any():
-        raise SystemExit(f"the lists differ: {differ.mean():.4%} of items, scores by {apart.max():.2g}")
-    return {"same_items": round(float(1 - differ.mean()), 6), "largest_score_difference": float(apart.max())}
-
-
-class Peer:
-    """Hugging Face's ``generate``, as its documentation has it for constrained decoding."""
-
-    def __init__(self, model: Any, asked: Asked, arguments: dict[str, Any]) -> None:
-        self.model, self.asked, self.arguments = model, asked, arguments
-        self.codes = asked.catalogue.codes + np.cumsum([1, *asked.catalogue.code_sizes[:-1]])
-        after: dict[tuple[int, ...], set[int]] = {}
-        for row in self.codes.tolist():
-            for level, code in enumerate(row):
-                after.setdefault(tuple(row[:level]), set()).add(code)
-        self.allowed = {prefix: sorted(following) for prefix, following in after.items()}
-        self.item = {tuple(row): place for place, row in enumerate(self.codes.tolist())}
-
-    def answer(self, histories: Histories, batch: int) -> Lists:
-        """Answer for some users, so many at once."""
-        parts = [
-            self._together(histories.rows(slice(start, start + batch)))
-            for start in range(0, len(histories), batch)
-        ]
-        items, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return items, scores
-
-    def _together(self, rows: Histories) -> Lists:
-        asked, levels = self.asked, self.codes.shape[1]
-        inputs = np.zeros((len(rows), 1 + int(rows.lengths.max(initial=1)) * levels), np.int64)
-        mask = np.arange(inputs.shape[1]) <= rows.lengths[:, None] * levels
-        inputs[:, 1:][mask[:, 1:]] = self.codes[rows.items].ravel()
-        found = self.model.generate(
-            input_ids=torch.from_numpy(inputs).to(asked.device),
-            attention_mask=torch.from_numpy(mask.astype(np.int64)).to(asked.device),
-            max_new_tokens=levels,
-            num_beams=asked.beam,
-            num_return_sequences=asked.k,
-            do_sample=False,
-            length_penalty=0.0,
-            prefix_allowed_tokens_fn=lambda _, prefix: self.allowed[tuple(prefix[1:].tolist())],
-            return_dict_in_generate=True,
-            output_scores=True,
-            **self.arguments,
-        )
-        items = [self.item[tuple(row)] for row in found.sequences[:, 1:].tolist()]
-        shape = (len(rows), asked.k)
-        return np.array(items, np.int32).reshape(shape), found.sequences_scores.cpu().numpy().reshape(shape)
-
-
-def all_users(title: str, made: Generative, some: Histories, n: int, k: int) -> Row:
+def all_users(title: str, made: Generative, some: Histories, n: int, k: int, **about: str) -> Row:
     """Answer for all ``n`` users, or for some of them."""
     few = drawn(some, 64, 0)
     made.recommend(few, k)
@@ -352,7 +303,7 @@ def all_users(title: str, made: Generative, some: Histories, n: int, k: int) -> 
     if len(some) < n:
         title += f", extrapolated from {len(some):,}"
     share = n / len(some)
-    extra = {"users": len(some), "cpu_seconds": round(took.cpu * share, 2)} | asked
+    extra = {"users": len(some), "cpu_seconds": round(took.cpu * share, 2)} | asked | about
     return Row(title, round(took.seconds * share, 2), None, "", "seconds", "lower", extra)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks import decoding
-from benchmarks.decoding import Asked, Record, agreement, asked_about, drawn, large_trie, recommender, t5
+from benchmarks.decoding import Record, asked_about, drawn, large_trie, recommender, t5
+from benchmarks.decoding_peer import Asked, agreement
 from benchmarks.record import Row
 from ml.artifacts import read_json
 from ml.histories import Histories
@@ -35,6 +36,12 @@ def snapshot(_: Path) -> Any:
 def test_both_sides_are_measured_and_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "load_snapshot", snapshot)
     monkeypatch.setattr(decoding, "SIZES", {"tiny": TINY})
+    monkeypatch.setattr(decoding, "peak", lambda precision: 0.5)
+    told = snapshot(tmp_path)
+    asked = Asked(told.catalogue, told.histories, beam=4, k=3)
+    trained = tmp_path / "some-tiger" / "hash"
+    (trained / "leave_one_out").mkdir(parents=True)
+    recommender(t5(10, TINY), asked, "trie").save(trained / "leave_one_out")
     decoding.main(
         tmp_path,
         users=5,
@@ -42,6 +49,8 @@ def test_both_sides_are_measured_and_agree(tmp_path: Path, monkeypatch: pytest.M
         beam=4,
         k=3,
         batch=[1, 4],
+        rounds=2,
+        trained=[trained],
         calls=3,
         items=200,
         threads=1,
@@ -56,6 +65,15 @@ def test_both_sides_are_measured_and_agree(tmp_path: Path, monkeypatch: pytest.M
         assert row["extra"]["peer_batch"] in (1, 4)
     assert ["asked_about" in row["extra"] for row in compared] == [True, False]
     assert 0 < compared[0]["extra"]["asked_about"] <= 1
+    after_prefix, table = (row["extra"] for row in compared)
+    assert 0 < after_prefix["mflops"] < table["mflops"]
+    assert [each["ms_at_peak"] for each in (after_prefix, table)] == [
+        pytest.approx(each["mflops"] / 0.5, abs=1e-3) for each in (after_prefix, table)
+    ]
+    weights = {row["case"]: row["extra"]["weights"] for row in rows}
+    assert [case for case, of in weights.items() if of == "trained"] == [
+        "recipe some-tiger after its training: top 3 of 12 users, extrapolated from 6"
+    ]
     assert any("extrapolated from 6" in row["case"] for row in rows)
     share = next(row for row in rows if row["unit"] == "share")
     assert 0 < share["ours"] < 1
