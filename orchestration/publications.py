@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -142,13 +142,7 @@ def make_live(settings: Settings, champion: dict[str, Any]) -> Publication:
 
 def publications(settings: Settings) -> list[Publication]:
     """Return the publications that are kept, oldest first; what cannot be read is passed over, and the log names it."""
-    found = []
-    for number in _numbers(settings):
-        try:
-            found.append(_read(settings, number))
-        except ArtifactError as error:
-            _log.warning("passed over, and left as it is: %s", error)
-    return found
+    return _readable(settings, logging.WARNING)
 
 
 def live(settings: Settings) -> Publication | None:
@@ -367,11 +361,13 @@ def _numbers(settings: Settings) -> list[int]:
     return sorted(int(path.stem) for path in settings.publications.glob("*.json") if path.stem.isdecimal())
 
 
-def _readable(settings: Settings) -> list[Publication]:
+def _readable(settings: Settings, level: int = logging.DEBUG) -> list[Publication]:
     found = []
     for number in _numbers(settings):
-        with suppress(ArtifactError):
+        try:
             found.append(_read(settings, number))
+        except ArtifactError as error:
+            _log.log(level, "passed over, and left as it is: %s", error)
     return found
 
 
