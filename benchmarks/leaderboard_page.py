@@ -22,9 +22,10 @@ machine that may have had other work; those of CPU are the process's own."""
 _SYSTEMS = """# Generative recommenders
 
 Written by `python -m benchmarks.leaderboard systems` from `benchmarks/results/leaderboard/` alone: every generative recipe that was
-measured, on every log. NDCG@10, leave-one-out, test queries, mean over seeds; after a stroke what the paper reports on that
-log. 'against' is the difference to the best recipe of TIGER on the log, with its 95 % interval by paired bootstrap over
-queries and seeds. Below are the best recipe without training and the best sequential one. Each log's own page says more."""
+measured, on every log. NDCG@10, leave-one-out, test queries, mean over seeds (without ± of one seed alone, whose interval then
+knows nothing of seeds); after a stroke what the paper reports on that log. 'against' is the difference to the best recipe of
+TIGER on the log, with its 95 % interval by paired bootstrap over queries and seeds. Below are the best recipe without training
+and the best sequential one. Each log's own page says more."""
 
 
 def page(dataset: str, runs: Sequence[Run]) -> str:
