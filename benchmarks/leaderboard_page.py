@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ml.evaluation.leaderboard import BASELINE, Run, Summary, left_out, summarise
 
 _GENERATIVE = ("generative", "language_model")
-#: TIGER's own recipes; what its successors gain is measured against the best of them.
+#: TIGER's own recipes, that of most successors' size first; what they gain is measured against each that was run.
 _FIRST = ("tiger", "tiger-wide", "tiger-paper")
 _TYPE = "type="
 _ACCURACY = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
@@ -23,9 +23,9 @@ _SYSTEMS = """# Generative recommenders
 
 Written by `python -m benchmarks.leaderboard systems` from `benchmarks/results/leaderboard/` alone: every generative recipe that was
 measured, on every log. NDCG@10, leave-one-out, test queries, mean over seeds (without ± of one seed alone, whose interval then
-knows nothing of seeds); after a stroke what the paper reports on that log. 'against' is the difference to the best recipe of
-TIGER on the log, with its 95 % interval by paired bootstrap over queries and seeds. Below are the best recipe without training
-and the best sequential one. Each log's own page says more."""
+knows nothing of seeds); after a stroke what the paper reports on that log. 'against' is the difference to TIGER, with its 95 %
+interval by paired bootstrap over queries and seeds: to `tiger`, whose size most recipes have, where it was run. Below are the best
+recipe without training and the best sequential one. Each log's own page says more."""
 
 
 def page(dataset: str, runs: Sequence[Run]) -> str:
@@ -103,34 +103,39 @@ def _generative(run: Run) -> bool:
     return run.told.get("recommender", {}).get("kind") in _GENERATIVE
 
 
-def _successors(whole: Sequence[Run]) -> tuple[str | None, list[Summary]]:
-    """Return the best of TIGER's recipes, and all generative ones and two to be held against them, beside it.
+def _firsts(whole: Sequence[Run]) -> list[str]:
+    """Return TIGER's recipes that were run."""
+    names = {one.recipe for one in summarise(whole, "leave_one_out")}
+    return [name for name in _FIRST if name in names]
+
+
+def _successors(whole: Sequence[Run], first: str) -> list[Summary]:
+    """Return all generative recipes and two to be held against them, beside one of TIGER's.
 
     The two are the best that is not trained and the best sequential one.
     """
-    found = [one for one in summarise(whole, "leave_one_out") if _generative(one.runs[0])]
-    first = next((one.recipe for one in found if one.recipe in _FIRST), None)
-    every = summarise(whole, "leave_one_out", first or "")
+    every = summarise(whole, "leave_one_out", first)
     free = next((one for one in every if one.runs[0].told.get("training_free")), None)
     kind = "sequential"
     sequential = next((one for one in every if one.runs[0].told["recommender"]["kind"] == kind), None)
     held = [one for one in (free, sequential) if one is not None]
-    return first, [one for one in every if _generative(one.runs[0])] + held
+    return [one for one in every if _generative(one.runs[0])] + held
 
 
 def _generative_table(whole: Sequence[Run]) -> str:
     """Return what generative recommenders gain over TIGER; the last rows are what they are held against."""
-    first, found = _successors(whole)
+    firsts = _firsts(whole)
+    beside = [_successors(whole, first) for first in firsts or [""]]
     head = ["recipe", "semantic IDs", "seeds", "R@10", "N@10", "published R@10", "N@10"]
     rows = []
-    for one in found:
+    for one, *others in zip(*beside, strict=True):
         told = one.runs[-1].told
         ids = (told.get("tokenizer") or "default") if _generative(one.runs[0]) else "none"
         row = [one.recipe, ids, str(len(one.runs))]
         row += [_spread(one, name) for name in ("recall@10", "ndcg@10")]
         row += [_number(told.get("published", {}).get(name)) for name in ("recall@10", "ndcg@10")]
-        rows.append([*row, _interval(one)])
-    return _markdown([*head, f"N@10 against {first}"], rows, left=2)
+        rows.append([*row, *(_interval(each) for each in (one, *others))])
+    return _markdown([*head, *(f"N@10 against {first}" for first in firsts or ["TIGER"])], rows, left=2)
 
 
 def systems(boards: Mapping[str, Sequence[Run]]) -> str:
@@ -144,7 +149,9 @@ def systems(boards: Mapping[str, Sequence[Run]]) -> str:
     columns: dict[str, dict[str, list[str]]] = {}
     head = ["recipe"]
     for dataset, runs in boards.items():
-        first, found = _successors([run for run in runs if "@" not in run.told["recipe"]])
+        whole = [run for run in runs if "@" not in run.told["recipe"]]
+        first = next(iter(_firsts(whole)), "TIGER")
+        found = _successors(whole, first)
         if sum(_generative(one.runs[0]) for one in found) > 1:
             head += [dataset, f"against {first}"]
             columns[dataset] = {one.recipe: [_beside(one), _interval(one)] for one in found}

@@ -44,13 +44,15 @@ def test_ablations_stand_apart_and_are_measured_against_their_recipe() -> None:
     found = sections(page("toy", runs))
     names = [row[0] for row in found["Leave-one-out"]]
     assert sorted(names) == ["apao", "popularity", "sasrec", "tiger", "tiger-wide", "transitions"]
-    apao, tiger, _, *held = found["Generative recommenders, leave-one-out"]
+    assert "| N@10 against tiger | N@10 against tiger-wide |" in page("toy", runs)
+    apao, tiger, wide, *held = found["Generative recommenders, leave-one-out"]
     assert [row[:2] for row in held] == [["transitions", "none"], ["sasrec", "none"]]
     assert all(row[7].startswith("-0.") for row in held)
     assert apao[:3] == ["apao", "rpg", "1"]
     assert apao[5:7] == ["-", ".5000"]
     assert apao[7].startswith("+0.")
-    assert [tiger[0], tiger[1], tiger[7]] == ["tiger", "default", "-"]
+    assert [tiger[0], tiger[1], tiger[7], tiger[8][:2]] == ["tiger", "default", "-", "+0"]
+    assert [wide[0], wide[7][:2], wide[8]] == ["tiger-wide", "-0", "-"]
     whole, plain = found["Ablations, leave-one-out"]
     assert [whole[0], whole[1], whole[5]] == ["apao", "-", "-"]
     assert plain[:2] == ["apao", "plain"]
