@@ -12,11 +12,7 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from ml import bindings
-from ml.artifacts import (
-    ArtifactError,
-    current,
-    write_text,
-)
+from ml.artifacts import ArtifactError, current, write_text
 from ml.bindings import content_hash
 from ml.registry import PREVIOUS, Registry, Version
 from orchestration import cli, publications
